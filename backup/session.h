@@ -1,0 +1,87 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// One guest that is protected here: the thin shell around the pure core (core.h). It owns the receive thread
+// (link, store, core), the standby, and, from promotion on, hands the running guest to its caller.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "arbiter/arbiter.h"
+#include "ckpt/link.h"
+#include "guest/guest.h"
+#include "netbuf/net_buffer.h"
+
+namespace remusd::backup {
+
+/// standby: at least one epoch is committed. deciding: the primary is lost, nothing is acknowledged any more, the arbiter is asked.
+/// The last three are final.
+enum class State { handshake, syncing, standby, deciding, frozen, promoting, promoted, ended, failed };
+std::string_view to_string(State state);
+
+struct Options {
+  std::string node;
+  Duration heartbeat_interval = std::chrono::milliseconds(20);
+  int heartbeat_lost = 5;
+  Duration handshake_timeout = std::chrono::seconds(60);
+  Duration arbiter_timeout = std::chrono::seconds(2);
+  size_t staging_limit_bytes = 0;  // 0: the guest's memory plus an eighth
+  ckpt::LinkOptions link;
+  guest::DriverOptions driver;
+  netbuf::NetOptions net;
+  std::string files_dir;  // boot files received from the peer, named by digest
+};
+
+struct Snapshot {
+  State state = State::handshake;
+  Status end;
+  std::string vm, peer;
+  uint64_t generation = 0;
+  uint64_t received = 0, acked = 0, applied = 0;  // epochs
+  uint64_t sync_received_bytes = 0;
+  uint64_t staged_bytes = 0, staging_limit_bytes = 0;
+  Time last_heard{};
+  double promote_seconds = 0;  // decision won to guest running; 0 before
+  uint64_t memory_bytes = 0;
+};
+
+struct Promoted {
+  std::unique_ptr<guest::Guest> guest;
+  std::unique_ptr<netbuf::NetBuffer> net;  // passing
+  guest::Definition definition;
+  uint64_t generation = 0;
+};
+
+struct Callbacks {
+  /// Receive thread, after HELLO: may this node be the backup of `vm`? A failure is sent as REFUSE.
+  std::function<Status(const std::string& vm, const std::string& peer, uint64_t generation)> admit;
+  std::function<void(const Snapshot&)> on_state;
+  /// Receive thread: the guest runs here now. Takes ownership.
+  std::function<void(Promoted)> on_promoted;
+  std::function<void(Duration)> on_arbiter_request;
+};
+
+class Session {
+ public:
+  /// Takes over an accepted connection and starts the thread.
+  static Result<std::unique_ptr<Session>> start(ScopedFd socket, arbiter::Arbiter& arbiter, const Options& options,
+                                                Callbacks callbacks);
+  /// Ends the session if it still goes on (the standby is destroyed, nothing is promoted) and joins.
+  ~Session();
+
+  /// Operator's order: stop acknowledging, win the right to run, promote. Refused as unsafe before the first
+  /// committed epoch.
+  Status order_failover();
+  /// Ends the session and destroys the standby.
+  void end(const std::string& reason);
+
+  Snapshot snapshot() const;
+
+ private:
+  class Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace remusd::backup

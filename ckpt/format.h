@@ -1,0 +1,75 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The wire format's constants, shared by encoder and decoder. FORMAT.md is the specification; where the two
+// disagree, FORMAT.md is right. All integers are little-endian.
+//
+// A connection carries frames in both directions. A frame is a FrameHeader and body_bytes bytes of body.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace remusd::ckpt {
+
+inline constexpr uint32_t kMagic = 0x314d4552;  // "REM1"
+inline constexpr uint16_t kVersion = 1;         // the only one so far
+inline constexpr uint16_t kOptionalBit = 0x8000;
+
+/// Bounds that a decoder enforces before it allocates.
+inline constexpr uint32_t kMaxBodyBytes = 2u << 20;
+inline constexpr uint32_t kMaxPagesPerFrame = 256;
+inline constexpr uint64_t kMaxBlobBytes = 64u << 20;  // device state, base stream
+inline constexpr uint64_t kMaxFileBytes = 512u << 20; // boot files
+inline constexpr uint32_t kMaxStringBytes = 4096;
+inline constexpr uint32_t kMaxTextBytes = 1u << 20;   // DEFINITION and FACTS JSON
+
+/// Bit 15 set: optional, a receiver that does not know the type skips the frame. Clear: mandatory, a receiver
+/// that does not know it must end the session.
+enum class FrameType : uint16_t {
+  hello = 1,       // both ways, first frame each way
+  refuse = 2,      // B->P: session refused, with reason; nothing follows
+  definition = 3,  // P->B: guest definition, JSON
+  need_files = 4,  // B->P: boot files that the backup lacks, by digest
+  file = 5,        // P->B: part of a boot file
+  facts = 6,       // P->B: static facts, JSON
+  ready = 7,       // B->P: standby waits, facts agree; limits of the backup
+  pages = 8,       // P->B
+  device = 9,      // P->B: part of the device state of the epoch
+  base = 10,       // P->B: part of the base stream (epoch 1, or again when it changes)
+  commit = 11,     // P->B: the epoch is complete; counts and digest
+  ack = 12,        // B->P: the epoch is staged whole and checked: the backup will not forget it
+  goodbye = 13,    // both ways: orderly end, with reason
+  order = 14,      // P->B: operator's order for the backup (failover)
+  // 16..31 are kept for disks, 32..47 for encryption and identity.
+  heartbeat = 1 | kOptionalBit,  // both ways
+  progress = 2 | kOptionalBit,   // B->P: bytes applied during first sync
+};
+
+/// How one page is encoded in a PAGES frame. 16 and above are kept for deltas.
+enum class PageEncoding : uint8_t { zero = 0, raw = 1, lz4 = 2 };
+
+struct FrameHeader {
+  uint32_t magic = kMagic;
+  uint16_t type = 0;        // FrameType
+  uint16_t flags = 0;       // must be 0 in version 1
+  uint32_t body_bytes = 0;  // <= kMaxBodyBytes
+  uint32_t sequence = 0;    // number of this frame in its direction, from 0, wrapping
+  uint64_t generation = 0;  // of the sender; a frame of a lower one than the session's is refused
+  uint64_t epoch = 0;       // the epoch it belongs to; 0 outside epochs
+  uint64_t checksum = 0;    // XXH3-64 over the header with this field 0, then the body
+};
+static_assert(sizeof(FrameHeader) == 40);
+static_assert(offsetof(FrameHeader, body_bytes) == 8);
+static_assert(offsetof(FrameHeader, generation) == 16);
+static_assert(offsetof(FrameHeader, checksum) == 32);
+
+/// One entry of the table at the start of a PAGES body; the payloads follow in the same order.
+struct PageEntry {
+  uint64_t page = 0;
+  uint32_t payload_bytes = 0;  // 0 for zero, 4096 for raw, 1..4095 for lz4
+  uint8_t encoding = 0;        // PageEncoding
+  uint8_t reserved[3] = {0, 0, 0};
+};
+static_assert(sizeof(PageEntry) == 16);
+
+}  // namespace remusd::ckpt

@@ -1,0 +1,78 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// A connection to the peer over io_uring: frames in, frames out, bounded both ways.
+//
+// One thread owns a Link and calls everything but wake(). No call but wait() blocks. Sending: append() copies
+// into a bounded send queue and the ring sends it in the background, in order; when send_space() is too
+// small the caller waits (backpressure: the epoch is lengthened, nothing is dropped or grown). Receiving:
+// one buffer that holds at least one whole frame; frames are handed to the handler from wait().
+//
+// States: open -> closed(status). A closed link stays closed; frames that were already received whole before the close
+// are delivered first.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "ckpt/clock.h"
+#include "ckpt/frame.h"
+#include "ckpt/scoped_fd.h"
+#include "ckpt/status.h"
+
+namespace remusd::ckpt {
+
+struct LinkOptions {
+  size_t send_queue_bytes = 16u << 20;
+  size_t receive_buffer_bytes = 4u << 20;  // >= 2 * (header + kMaxBodyBytes)
+};
+
+struct LinkStats {
+  uint64_t sent_bytes = 0, sent_frames = 0, received_bytes = 0, received_frames = 0;
+  uint64_t send_queue_full = 0;  // times append() was refused
+};
+
+class Link {
+ public:
+  /// Takes over a connected stream socket (TCP gets TCP_NODELAY; unix sockets serve tests). A byte that
+  /// was read from it before must be passed in `already_read`.
+  static Result<std::unique_ptr<Link>> adopt(ScopedFd socket, const LinkOptions& options,
+                                             std::span<const std::byte> already_read = {});
+  ~Link();
+
+  FrameWriter& writer();
+  FrameReader& reader();
+
+  /// Queues one frame. `exhausted` when the queue has no room now: nothing was queued, wait and try again.
+  /// Returns the frame's checksum (for EpochDigest) through *checksum unless null.
+  Status append(FrameType type, uint64_t epoch, std::span<const std::byte> body, uint64_t* checksum = nullptr);
+  /// Bytes that append() takes now, headers included.
+  size_t send_space() const;
+  /// Nothing is queued or in flight.
+  bool drained() const;
+
+  /// Submits, then sleeps until a frame, send room, a wake() or `deadline`. Calls `on_frame` for each frame
+  /// received (its body is valid during the call); a failing Status from it closes the link with that status.
+  /// on_frame may call append(). Returns the status of a closed link, else ok.
+  Status wait(Time deadline, const std::function<Status(const FrameView&)>& on_frame);
+
+  /// From any thread: makes a present or the next wait() return early.
+  void wake();
+
+  bool open() const;
+  const Status& close_reason() const;
+  void close(Status reason);
+  const LinkStats& stats() const;
+
+ private:
+  struct State;
+  explicit Link(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Connects to "host:port" (IPv4, IPv6 in brackets, or a name) or "unix:/path" within `timeout`.
+Result<ScopedFd> connect_to(const std::string& address, Duration timeout);
+
+}  // namespace remusd::ckpt

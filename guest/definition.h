@@ -1,0 +1,60 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// A guest's definition: what its TOML file says, validated. It travels to the peer as JSON (DEFINITION
+// record), so that the peer needs no file of its own.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ckpt/status.h"
+
+namespace remusd::guest {
+
+struct NicDefinition {
+  std::string model = "virtio-net-pci";  // or "e1000"
+  std::string mac;                       // given, or derived from the guest's name: never random
+  std::string bridge;                    // on each host; empty: the TAP is left unplugged
+  std::string tap;                       // default: derived from the guest's name and the index
+
+  bool operator==(const NicDefinition&) const = default;
+};
+
+struct SimDefinition {
+  uint64_t seed = 1;
+  uint32_t dirty_pages_per_ms = 8;
+
+  bool operator==(const SimDefinition&) const = default;
+};
+
+struct Definition {
+  std::string name;              // [a-z0-9][a-z0-9._-]{0,31}
+  std::string driver = "qemu";   // or "sim"
+  std::string machine = "pc";    // "pc", "q35" or a versioned name
+  std::string accelerator = "kvm";  // "kvm", "tcg"
+  std::string cpu;               // -cpu; empty: QEMU's default of the machine
+  uint32_t vcpus = 1;
+  uint64_t memory_mib = 256;
+  std::string kernel, initrd, append;  // direct kernel boot; empty: firmware boot
+  std::string serial_log;        // file for the serial console, on whichever host runs it; empty: none
+  std::vector<NicDefinition> nics;
+  std::vector<std::string> extra_args;  // appended to QEMU's command line on both sides
+  std::string attach_qmp;        // attach to a QEMU already running: its QMP socket; empty: we start it
+  std::vector<std::string> attach_command;  // its command line, read from the process, for the standby
+  SimDefinition sim;
+
+  bool operator==(const Definition&) const = default;
+};
+
+
+
+/// Fills what has a default that depends on other fields (MACs, TAP names), then checks every field; the
+/// error names the field and the values allowed.
+Status complete_and_validate(Definition* definition);
+
+std::string to_json(const Definition& definition);
+Result<Definition> definition_from_json(std::string_view text);
+
+}  // namespace remusd::guest

@@ -1,0 +1,125 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// What a guest is to the engine. Drivers: guest/sim (built in, deterministic) and guest/qemu.
+//
+// A Guest is a virtual machine that runs here. A Standby is the same machine waiting on the backup; its
+// memory is the committed image itself, so that promotion moves no RAM. Restoring a Standby yields a Guest.
+//
+// States of a Guest and what may be called:
+//
+//   running --pause()--> paused --save()--> paused --resume()--> running
+//
+// collect_dirty() and reading memory() are allowed in both. destroy() is allowed always and is final.
+// Threads: the capture calls (pause, save, resume, collect_dirty, start_tracking, stop_tracking, base_stream) belong to one thread at
+// a time, the epoch thread. facts(), memory(), destroy() and take_events() may be called from any thread.
+// A call that touches the hypervisor has a deadline of its own and returns timed_out or unavailable rather
+// than hang; after that the guest's state is unknown and only destroy() is allowed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ckpt/pages.h"
+#include "ckpt/status.h"
+#include "guest/definition.h"
+#include "guest/facts.h"
+
+namespace remusd::guest {
+
+/// What a guest did by itself, outside our orders.
+enum class EventKind { rebooted, powered_off, panicked, exited };
+struct Event {
+  EventKind kind;
+  std::string detail;  // one line for the log
+};
+
+/// One network card, as the guest's side sees it.
+struct NicEndpoint {
+  std::string id;           // "net0"
+  std::string mac;          // "52:54:00:12:34:56"
+  std::string socket_path;  // QEMU listens here (stream netdev, server=on); frames are be32 length + bytes
+  std::string bridge;       // bridge to plug the TAP into; empty: none
+  std::string tap;          // TAP name; at most 15 characters
+};
+
+class Guest {
+ public:
+  virtual ~Guest() = default;
+
+  virtual const Facts& facts() const = 0;
+  virtual const std::vector<NicEndpoint>& nics() const = 0;
+  /// The whole RAM image, mapped shared; lives as long as the Guest. size() is a multiple of kPageSize.
+  virtual std::span<const std::byte> memory() const = 0;
+  /// Hypervisor process, or 0 when there is none (sim).
+  virtual int pid() const = 0;
+
+  /// Plants dirty tracking. The first collect_dirty() after it returns every page that may not be zero.
+  virtual Status start_tracking() = 0;
+  /// Removes it; the guest runs at full speed again. Harmless when none is planted.
+  virtual Status stop_tracking() = 0;
+  /// "async (userfaultfd WP_ASYNC + PAGEMAP_SCAN)", "sync (…)", "sim" or "none"; for status.
+  virtual std::string tracker_name() const = 0;
+  /// Replaces *dirty by the pages written since the last call, and arms them again. The caller copies them
+  /// after this returns: a page that is written meanwhile is reported again by the next call.
+  virtual Status collect_dirty(PageSet* dirty) = 0;
+
+  /// Stops all vCPUs; when it returns no instruction of the guest runs and no device writes its memory. May
+  /// set the saving of device state going, which then runs beside collect_dirty() and copying.
+  virtual Status pause() = 0;
+  /// Device state of the paused guest. The span is valid until the next pause().
+  virtual Result<std::span<const std::byte>> save() = 0;
+  virtual Status resume() = 0;
+
+  /// What the backup needs once and not per epoch (ROM contents, for QEMU); opaque to the engine. May be
+  /// called only while running; pauses the guest for some milliseconds and lets it run again.
+  virtual Result<std::vector<std::byte>> base_stream() = 0;
+
+  /// Ends the guest at once, without asking it, and waits until it is gone.
+  virtual Status destroy() = 0;
+  /// Asks the guest's own system to power off (ACPI button); does not wait.
+  virtual Status power_button() = 0;
+  /// Events since the last call, oldest first. Never blocks.
+  virtual std::vector<Event> take_events() = 0;
+  /// Sends the network announcements that the hypervisor itself offers. Best effort.
+  virtual Status announce() = 0;
+};
+
+class Standby {
+ public:
+  virtual ~Standby() = default;
+
+  virtual const Facts& facts() const = 0;
+  virtual const std::vector<NicEndpoint>& nics() const = 0;
+  /// The committed image, mapped shared and writable. All zero when the Standby is made.
+  virtual std::span<std::byte> memory() = 0;
+  virtual int pid() const = 0;
+
+  /// Promotion: loads `base` (from Guest::base_stream) and `device` (from Guest::save) over memory() and runs
+  /// it. On success the Standby is spent and its resources belong to the Guest. On failure it can only be
+  virtual Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
+                                                         std::span<const std::byte> device) = 0;
+  virtual Status destroy() = 0;
+};
+
+/// Where a driver may put its sockets and logs, and how it is to behave on this host.
+struct DriverOptions {
+  std::string runtime_dir;        // sockets; absolute; short enough for sun_path
+  std::string qemu_binary = "qemu-system-x86_64";
+  std::string tracker = "auto";   // "auto", "async", "sync"
+  int qmp_timeout_ms = 5000;
+};
+
+/// Starts the guest and lets it run. The definition has been validated.
+Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverOptions& options);
+/// Takes over a guest that already runs (definition.attach). Its process is not ours: destroy() ends it,
+/// dropping the Guest does not.
+Result<std::unique_ptr<Guest>> attach(const Definition& definition, const DriverOptions& options);
+/// Makes a Standby that waits for restore_and_run(). Network cards are not connected to anything yet.
+Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options);
+
+}  // namespace remusd::guest

@@ -1,0 +1,87 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// One protected guest on its primary: the thin shell around the pure core (core.h). It owns the epoch thread
+// (pause, scan, copy, resume) and the ship thread (encode, link, core). Guest, NetBuffer and Arbiter are borrowed and
+// must outlive it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "arbiter/arbiter.h"
+#include "ckpt/epoch_sample.h"
+#include "ckpt/link.h"
+#include "guest/guest.h"
+#include "netbuf/net_buffer.h"
+
+namespace remusd::primary {
+
+/// protecting: the pair is whole and output is held. deciding: the backup is lost or we are leaving, output
+/// stays held, the arbiter is asked. frozen: its answer is unknown, asked again. The last three are final.
+enum class State { connecting, syncing, protecting, deciding, frozen, unprotected, fenced, failed };
+std::string_view to_string(State state);
+
+struct Options {
+  std::string node;          // our name
+  std::string peer;          // the backup's name
+  std::string peer_address;  // "host:port"
+  Duration epoch_interval = std::chrono::milliseconds(25);
+  Duration heartbeat_interval = std::chrono::milliseconds(20);
+  int heartbeat_lost = 5;    // intervals of silence
+  Duration connect_timeout = std::chrono::seconds(5);
+  Duration handshake_timeout = std::chrono::seconds(60);  // the peer starts its standby meanwhile
+  Duration arbiter_timeout = std::chrono::seconds(2);
+  size_t staging_bytes = 128u << 20;  // copies of dirty pages waiting to be shipped
+  ckpt::LinkOptions link;
+  uint64_t sync_threshold_pages = 2048;  // first sync: stop for the first checkpoint below this
+  int sync_rounds = 8;                   // or after so many passes
+  std::string record_path;   // when set, everything sent is also written there (for tests/verify_stream.py)
+};
+
+struct Snapshot {
+  State state = State::connecting;
+  Status end;                // why it ended, for the final states
+  uint64_t generation = 0;
+  uint64_t sealed = 0, sent = 0, acked = 0, released = 0;
+  uint64_t sync_sent_pages = 0, sync_total_pages = 0;  // first sync
+  double last_rtt_seconds = 0;
+  Time last_ack{};
+  uint64_t stretched_epochs = 0;
+  uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0, memory_bytes = 0;
+  std::string tracker;
+};
+
+struct Callbacks {
+  /// Ship thread, once per acknowledged epoch. Must not block.
+  std::function<void(const EpochSample&)> on_epoch;
+  /// Any thread of the Protection, at each change of state; the last call carries a final state.
+  std::function<void(const Snapshot&)> on_state;
+  /// Arbiter thread: how long a request took.
+  std::function<void(Duration)> on_arbiter_request;
+};
+
+class Protection {
+ public:
+  /// Wins the next generation from the arbiter, then starts the threads and returns; connecting, the gate and the first sync go on in
+  /// the background and are told through on_state. On failure nothing has changed.
+  static Result<std::unique_ptr<Protection>> start(guest::Guest& guest, const guest::Definition& definition,
+                                                   netbuf::NetBuffer& net, arbiter::Arbiter& arbiter,
+                                                   const Options& options, Callbacks callbacks);
+  /// Stops the threads. A Protection that has not ended is ended as by unprotect() first.
+  ~Protection();
+
+  /// Ends protection in order: wins the next generation, tells the backup goodbye, lets output pass. Does not wait.
+  void unprotect(const std::string& reason);
+  /// Orders the backup to take over. Does not wait; the state becomes fenced when it has.
+  void order_failover();
+
+  Snapshot snapshot() const;
+
+ private:
+  class Impl;
+  explicit Protection(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace remusd::primary
