@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "ckpt/clock.h"
 #include "ckpt/status.h"
@@ -29,6 +30,7 @@ struct Record {
 };
 
 enum class Verdict { won, lost, unknown };
+std::string_view to_string(Verdict verdict);
 struct Answer {
   Verdict verdict = Verdict::unknown;
   std::optional<Record> current;  // the record as last seen, when known
@@ -53,8 +55,8 @@ Result<std::unique_ptr<Arbiter>> open_file_arbiter(const std::string& directory)
 std::string make_nonce();
 std::string this_boot_id();
 
-/// Settles one request for the right to run, unknown answers included: swaps, and when the answer is unknown reads until the record
-/// shows our nonce (won), another generation (lost), or `give_up` passes (unknown).
+/// Settles one request for the right to run, unknown answers included: swaps, and when the answer is unknown
+/// reads until the record shows our nonce (won), another generation (lost), or `give_up` passes (unknown).
 Answer acquire(Arbiter& arbiter, const std::string& vm, uint64_t expected_generation, const Record& desired,
                Time give_up);
 

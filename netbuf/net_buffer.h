@@ -29,17 +29,19 @@ struct Nic {
 };
 
 struct NetOptions {
-  size_t limit_bytes = 64u << 20;   // held, per guest (shared evenly by its NICs)
+  size_t limit_bytes = 64u << 20;  // held, per guest (shared evenly by its NICs)
   size_t limit_frames = 65536;
 };
 
 struct NetStats {
   uint64_t held_bytes = 0, held_frames = 0;
   uint64_t released_frames = 0, released_bytes = 0, inbound_frames = 0, inbound_bytes = 0;
-  uint64_t stalls_full = 0;         // times reading the guest stopped because the bound was reached
-  uint64_t inbound_dropped = 0, outbound_dropped = 0;  // told apart from silence: why is in the log line and metric help
-  uint64_t discarded_frames = 0;    // held when the right to speak was lost
-  std::vector<double> hold_seconds; // hold times of frames released since the last stats() call, at most 4096
+  uint64_t stalls_full = 0;  // times reading the guest stopped because the bound was reached
+  uint64_t inbound_dropped = 0,
+           outbound_dropped = 0;  // told apart from silence: why is in the log line and metric help
+  uint64_t discarded_frames = 0;  // held when the right to speak was lost
+  std::vector<double>
+      hold_seconds;  // hold times of frames released since the last stats() call, at most 4096
 };
 
 class NetBuffer {
@@ -49,10 +51,11 @@ class NetBuffer {
                                                   const std::string& vm, bool holding);
   ~NetBuffer();
 
-  /// Holds from now on; frames read from here on belong to `open_epoch`. Call it while the guest is paused,
-  /// or before it is protected.
+  /// Begins a session: holds from now on; REQUIRES: passing. Frames read from here on belong to `open_epoch`.
+  /// Call it while the guest is paused, or before it is protected.
   void hold(uint64_t open_epoch);
-  /// The guest is paused at the end of `epoch`: what comes after belongs to epoch + 1. epoch must rise by one.
+  /// The guest is paused at the end of `epoch`: what comes after belongs to epoch + 1. epoch must rise by
+  /// one.
   void seal(uint64_t epoch);
   /// `epoch` was acknowledged. REQUIRES: epoch < the open epoch (asserted).
   void release_through(uint64_t epoch);
@@ -72,8 +75,8 @@ class NetBuffer {
   std::unique_ptr<Pump> pump_;
 };
 
-/// Creates (or opens) a TAP without packet information, up, non-blocking, and puts it on `bridge` when that is not empty.
-/// It goes away with the descriptor.
+/// Creates (or opens) a TAP without packet information, up, non-blocking, and puts it on `bridge` when that
+/// is not empty. It goes away with the descriptor.
 Result<ScopedFd> open_tap(const std::string& name, const std::string& bridge);
 
 }  // namespace remusd::netbuf

@@ -1,0 +1,155 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "netbuf/port.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cstring>
+#include <utility>
+
+namespace remusd::netbuf {
+namespace {
+
+constexpr size_t kLengthBytes = 4;
+constexpr size_t kBufferBytes = 4 * (kLengthBytes + kMaxFrameBytes);
+
+uint32_t load_be32(const std::byte* at) {
+  uint32_t value = 0;
+  for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<uint32_t>(at[i]);
+  return value;
+}
+
+void store_be32(uint32_t value, std::byte* at) {
+  for (int i = 3; i >= 0; --i, value >>= 8) at[i] = static_cast<std::byte>(value & 0xff);
+}
+
+bool would_block(int error) {
+  return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+}  // namespace
+
+Port::Port(Nic nic, const MacAddress& mac, ScopedFd guest, size_t limit_bytes, size_t limit_frames)
+    : nic_(std::move(nic)),
+      mac_(mac),
+      guest_(std::move(guest)),
+      queue_(limit_bytes, limit_frames),
+      from_guest_(kBufferBytes),
+      to_guest_(kBufferBytes) {}
+
+short Port::guest_events() const {
+  if (guest_gone_) return 0;
+  const int read = stalled_ ? 0 : POLLIN;
+  const int write = to_guest_size_ > to_guest_sent_ ? POLLOUT : 0;
+  return static_cast<short>(read | write);
+}
+
+short Port::outside_events() const {
+  const bool room = !guest_gone_ && to_guest_size_ + kLengthBytes + kMaxFrameBytes <= to_guest_.size();
+  return static_cast<short>((room ? POLLIN : 0) | (outside_blocked_ ? POLLOUT : 0));
+}
+
+void Port::read_guest(const std::function<uint64_t()>& tag) {
+  // Frames that waited for room were read before now, so the newest tag covers them.
+  if (stalled_) queue_frames(tag());
+  while (!guest_gone_ && !stalled_ && from_guest_size_ < from_guest_.size()) {
+    const size_t room = from_guest_.size() - from_guest_size_;
+    const ssize_t got = ::recv(guest_.get(), from_guest_.data() + from_guest_size_, room, MSG_DONTWAIT);
+    if (got < 0 && would_block(errno)) break;
+    if (got <= 0) {
+      guest_gone_ = true;
+      break;
+    }
+    from_guest_size_ += static_cast<size_t>(got);
+    queue_frames(tag());
+    if (static_cast<size_t>(got) < room) break;  // drained; poll() tells of more
+  }
+}
+
+void Port::queue_frames(uint64_t tag) {
+  const Time now = Clock::now();
+  size_t at = 0;
+  const bool was_stalled = std::exchange(stalled_, false);
+  while (from_guest_size_ - at >= kLengthBytes) {
+    const size_t bytes = load_be32(from_guest_.data() + at);
+    if (bytes > kMaxFrameBytes) {  // not a stream that can be trusted any further
+      guest_gone_ = true;
+      break;
+    }
+    if (from_guest_size_ - at < kLengthBytes + bytes) break;
+    if (bytes > 0 && !queue_.push(tag, now, {from_guest_.data() + at + kLengthBytes, bytes})) {
+      stalled_ = true;
+      if (!was_stalled) ++counters_.stalls_full;
+      break;
+    }
+    at += kLengthBytes + bytes;
+  }
+  std::memmove(from_guest_.data(), from_guest_.data() + at, from_guest_size_ - at);
+  from_guest_size_ -= at;
+}
+
+void Port::read_outside() {
+  while (!guest_gone_ && to_guest_size_ + kLengthBytes + kMaxFrameBytes <= to_guest_.size()) {
+    std::byte* const at = to_guest_.data() + to_guest_size_;
+    const ssize_t got = ::read(nic_.outside.get(), at + kLengthBytes, kMaxFrameBytes);
+    if (got <= 0) break;  // nothing now, or the interface is down: poll() tells when that changes
+    store_be32(static_cast<uint32_t>(got), at);
+    to_guest_size_ += kLengthBytes + static_cast<size_t>(got);
+    ++counters_.inbound_frames;
+    counters_.inbound_bytes += static_cast<uint64_t>(got);
+  }
+  write_guest();
+}
+
+void Port::write_guest() {
+  while (!guest_gone_ && to_guest_sent_ < to_guest_size_) {
+    const ssize_t sent = ::send(guest_.get(), to_guest_.data() + to_guest_sent_,
+                                to_guest_size_ - to_guest_sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0 && would_block(errno)) return;
+    if (sent <= 0) {
+      guest_gone_ = true;
+      return;
+    }
+    to_guest_sent_ += static_cast<size_t>(sent);
+  }
+  to_guest_sent_ = 0;
+  to_guest_size_ = 0;
+}
+
+bool Port::write_outside(std::span<const std::byte> frame) {
+  const ssize_t sent = ::write(nic_.outside.get(), frame.data(), frame.size());
+  if (sent < 0 && would_block(errno)) return false;
+  if (sent < 0) {
+    ++counters_.outbound_dropped;  // the interface is down or refuses the frame: as on a wire, it is lost
+  } else {
+    ++counters_.released_frames;
+    counters_.released_bytes += frame.size();
+  }
+  return true;
+}
+
+void Port::flush(std::vector<double>* holds, size_t most) {
+  outside_blocked_ = false;
+  const Time now = Clock::now();
+  while (const EpochQueue::Frame* frame = queue_.front_released()) {
+    if (!write_outside(frame->bytes)) {
+      outside_blocked_ = true;
+      break;
+    }
+    if (holds->size() < most) holds->push_back(to_seconds(now - frame->arrived));
+    queue_.pop();
+  }
+}
+
+void Port::announce() {
+  if (guest_gone_) return;
+  const auto frame = make_rarp_announcement(mac_);
+  write_outside(frame);
+}
+
+void Port::shut() {
+  counters_.discarded_frames += queue_.discard();
+  guest_gone_ = true;
+}
+
+}  // namespace remusd::netbuf
