@@ -15,8 +15,8 @@
 
 namespace remusd::backup {
 
-/// standby: at least one epoch is committed. deciding: the primary is lost, nothing is acknowledged any more, the arbiter is asked.
-/// The last three are final.
+/// standby: at least one epoch is committed. deciding: the primary is lost, nothing is acknowledged any more,
+/// the arbiter is asked. The last three are final.
 enum class State { handshake, syncing, standby, deciding, frozen, promoting, promoted, ended, failed };
 std::string_view to_string(State state);
 
@@ -65,8 +65,8 @@ struct Callbacks {
 class Session {
  public:
   /// Takes over an accepted connection and starts the thread.
-  static Result<std::unique_ptr<Session>> start(ScopedFd socket, arbiter::Arbiter& arbiter, const Options& options,
-                                                Callbacks callbacks);
+  static Result<std::unique_ptr<Session>> start(ScopedFd socket, arbiter::Arbiter& arbiter,
+                                                const Options& options, Callbacks callbacks);
   /// Ends the session if it still goes on (the standby is destroyed, nothing is promoted) and joins.
   ~Session();
 

@@ -18,10 +18,12 @@ inline constexpr uint16_t kOptionalBit = 0x8000;
 /// Bounds that a decoder enforces before it allocates.
 inline constexpr uint32_t kMaxBodyBytes = 2u << 20;
 inline constexpr uint32_t kMaxPagesPerFrame = 256;
-inline constexpr uint64_t kMaxBlobBytes = 64u << 20;  // device state, base stream
-inline constexpr uint64_t kMaxFileBytes = 512u << 20; // boot files
+inline constexpr uint64_t kMaxBlobBytes = 64u << 20;     // device state, base stream
+inline constexpr uint32_t kMaxBlobPartBytes = 1u << 20;  // of one part, decoded
+inline constexpr uint32_t kMaxFilesNeeded = 64;
+inline constexpr uint64_t kMaxFileBytes = 512u << 20;  // boot files
 inline constexpr uint32_t kMaxStringBytes = 4096;
-inline constexpr uint32_t kMaxTextBytes = 1u << 20;   // DEFINITION and FACTS JSON
+inline constexpr uint32_t kMaxTextBytes = 1u << 20;  // DEFINITION and FACTS JSON
 
 /// Bit 15 set: optional, a receiver that does not know the type skips the frame. Clear: mandatory, a receiver
 /// that does not know it must end the session.
@@ -44,6 +46,12 @@ enum class FrameType : uint16_t {
   heartbeat = 1 | kOptionalBit,  // both ways
   progress = 2 | kOptionalBit,   // B->P: bytes applied during first sync
 };
+
+/// True for the types above. The reader refuses any other that is mandatory.
+constexpr bool is_known(uint16_t type) {
+  const uint16_t number = type & static_cast<uint16_t>(~kOptionalBit);
+  return number >= 1 && number <= ((type & kOptionalBit) != 0 ? 2 : 14);
+}
 
 /// How one page is encoded in a PAGES frame. 16 and above are kept for deltas.
 enum class PageEncoding : uint8_t { zero = 0, raw = 1, lz4 = 2 };

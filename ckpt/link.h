@@ -7,8 +7,8 @@
 // small the caller waits (backpressure: the epoch is lengthened, nothing is dropped or grown). Receiving:
 // one buffer that holds at least one whole frame; frames are handed to the handler from wait().
 //
-// States: open -> closed(status). A closed link stays closed; frames that were already received whole before the close
-// are delivered first.
+// States: open -> closed(status). A closed link stays closed; frames that were already received whole before
+// the close are delivered first.
 #pragma once
 
 #include <cstddef>
@@ -26,11 +26,14 @@ namespace remusd::ckpt {
 
 struct LinkOptions {
   size_t send_queue_bytes = 16u << 20;
-  size_t receive_buffer_bytes = 4u << 20;  // >= 2 * (header + kMaxBodyBytes)
+  size_t receive_buffer_bytes = 4u << 20;  // at least one whole frame; two are better
 };
+inline constexpr size_t kMinSendQueueBytes = 64u << 10;
 
 struct LinkStats {
-  uint64_t sent_bytes = 0, sent_frames = 0, received_bytes = 0, received_frames = 0;
+  uint64_t sent_bytes = 0;   // taken by the kernel
+  uint64_t sent_frames = 0;  // queued
+  uint64_t received_bytes = 0, received_frames = 0;
   uint64_t send_queue_full = 0;  // times append() was refused
 };
 
@@ -45,9 +48,11 @@ class Link {
   FrameWriter& writer();
   FrameReader& reader();
 
-  /// Queues one frame. `exhausted` when the queue has no room now: nothing was queued, wait and try again.
-  /// Returns the frame's checksum (for EpochDigest) through *checksum unless null.
-  Status append(FrameType type, uint64_t epoch, std::span<const std::byte> body, uint64_t* checksum = nullptr);
+  /// Queues one frame. Never blocks; when much is queued it starts a send at once. `exhausted` when the queue
+  /// has no room now: nothing was queued, wait and try again; `invalid` when it is larger than the whole
+  /// queue. Returns the frame's checksum (for EpochDigest) through *checksum unless null.
+  Status append(FrameType type, uint64_t epoch, std::span<const std::byte> body,
+                uint64_t* checksum = nullptr);
   /// Bytes that append() takes now, headers included.
   size_t send_space() const;
   /// Nothing is queued or in flight.
@@ -55,14 +60,18 @@ class Link {
 
   /// Submits, then sleeps until a frame, send room, a wake() or `deadline`. Calls `on_frame` for each frame
   /// received (its body is valid during the call); a failing Status from it closes the link with that status.
-  /// on_frame may call append(). Returns the status of a closed link, else ok.
+  /// on_frame may call append() and close(), not wait(). Returns the status of a closed link, else ok; ok
+  /// without anything having happened is possible. However late it is called, it looks at what has arrived
+  /// before it considers the deadline passed, and delivers all that was received whole.
   Status wait(Time deadline, const std::function<Status(const FrameView&)>& on_frame);
 
-  /// From any thread: makes a present or the next wait() return early.
+  /// From any thread, while the Link lives: makes a present or the next wait() return early.
   void wake();
 
   bool open() const;
   const Status& close_reason() const;
+  /// Ends the connection; what is queued and not yet sent is lost: wait until drained() first where it
+  /// matters. An ok `reason` is replaced by "closed on this side". A second close changes nothing.
   void close(Status reason);
   const LinkStats& stats() const;
 

@@ -1,8 +1,9 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // Frame bodies as plain data. encode_* append a body to *out; decode_* check everything they read and refuse
-// with `corrupt` (truncated, oversized, trailing bytes, wrong value), naming the record and the field.
-// Byte diagrams are in FORMAT.md.
+// with `corrupt` (truncated, oversized, trailing bytes, wrong value), naming the record and the field;
+// *record is then unspecified. A string longer than kMaxStringBytes is cut when it is encoded, and control
+// characters in it become '?' (newlines may stand in a reason). Byte diagrams are in FORMAT.md.
 #pragma once
 
 #include <array>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ckpt/format.h"
@@ -29,16 +31,22 @@ struct Hello {
   uint64_t features_required = 0;  // the session ends when the receiver lacks one
   SessionId session{};             // chosen by the primary at random; the backup repeats it
   uint64_t generation = 0;
-  std::string node;  // name of the sender
-  std::string vm;    // name of the guest
+  std::string node;      // name of the sender
+  std::string vm;        // name of the guest
   std::string software;  // "remusd 0.1.0", for messages only
 };
 struct Refuse {  // also GOODBYE
   Code code = Code::ok;
   std::string reason;
 };
-struct FileNeed { std::string role; std::string digest; uint64_t bytes = 0; };
-struct NeedFiles { std::vector<FileNeed> files; };
+struct FileNeed {
+  std::string role;
+  std::string digest;
+  uint64_t bytes = 0;
+};
+struct NeedFiles {
+  std::vector<FileNeed> files;
+};
 struct FilePart {
   std::string digest;
   uint64_t total_bytes = 0;
@@ -51,11 +59,11 @@ struct Ready {
 };
 /// Part of a blob (device state, base stream); parts come in order and cover it without a gap.
 struct BlobPart {
-  uint64_t total_bytes = 0;  // of the whole blob, decoded
-  uint64_t offset = 0;       // of this part, decoded
-  uint32_t raw_bytes = 0;    // of this part, decoded; <= 1 MiB
+  uint64_t total_bytes = 0;                   // of the whole blob, decoded
+  uint64_t offset = 0;                        // of this part, decoded
+  uint32_t raw_bytes = 0;                     // of this part, decoded; <= 1 MiB
   PageEncoding encoding = PageEncoding::raw;  // raw or lz4
-  View data;                 // into the frame
+  View data;                                  // into the frame
 };
 struct Commit {
   uint64_t frames = 0;  // of the epoch, this one not counted
@@ -72,9 +80,13 @@ struct Heartbeat {
   uint64_t sent_ns = 0;  // sender's monotonic clock
   uint64_t echo_ns = 0;  // the peer's newest sent_ns, plus the time it was kept here; 0: none yet
 };
-struct Progress { uint64_t received_bytes = 0; };
+struct Progress {
+  uint64_t received_bytes = 0;
+};
 enum class OrderKind : uint16_t { failover = 1 };
-struct Order { OrderKind kind = OrderKind::failover; };
+struct Order {
+  OrderKind kind = OrderKind::failover;
+};
 
 void encode(const Hello& record, Bytes* out);
 void encode(const Refuse& record, Bytes* out);
@@ -100,19 +112,25 @@ Status decode(View body, Heartbeat* record);
 Status decode(View body, Progress* record);
 Status decode(View body, Order* record);
 
+/// DEFINITION and FACTS: the body is the JSON text itself, 1 to kMaxTextBytes bytes. *text lies in the body.
+Status decode_text(View body, std::string_view* text);
+
 /// The version to speak, or why there is none ("peer b speaks versions 2 to 3, this side 1 to 1: …").
 Result<uint16_t> negotiate(const Hello& ours, const Hello& theirs);
 
-/// Cuts a blob into BLOB parts of at most 1 MiB, lz4 where it is smaller. `emit` gets each body.
-/// Decoding a part: decode_blob_part writes raw_bytes at blob[offset]; the caller has sized the blob.
+/// Appends the body of the part of `blob` that begins at `offset`: at most 1 MiB, lz4 where that is smaller.
+/// Call it from offset 0 until *next_offset == blob.size(); an empty blob is one empty part.
+/// `invalid` when the blob is larger than kMaxBlobBytes or `offset` lies outside it.
 Status append_blob_part(View blob, uint64_t offset, Bytes* out, uint64_t* next_offset);
+/// Writes raw_bytes at blob[offset]. REQUIRES: decode() accepted the part. The caller has sized the blob.
 Status decode_blob_part(const BlobPart& part, std::span<std::byte> blob);
 
-/// Collects the parts of one blob and checks order, gaps and total.
+/// Collects the parts of one blob and checks order, gaps and total. After a failure only reset() helps.
+/// reset() keeps the memory for the next blob; take() gives it away.
 class BlobAssembler {
  public:
   Status add(const BlobPart& part);
-  bool complete() const { return started_ && received_ == blob_.size(); }
+  bool complete() const { return started_ && received_ == total_; }
   const Bytes& blob() const { return blob_; }
   Bytes take();
   void reset();
@@ -120,6 +138,7 @@ class BlobAssembler {
  private:
   Bytes blob_;
   uint64_t received_ = 0;
+  uint64_t total_ = 0;
   bool started_ = false;
 };
 

@@ -1,8 +1,8 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // One protected guest on its primary: the thin shell around the pure core (core.h). It owns the epoch thread
-// (pause, scan, copy, resume) and the ship thread (encode, link, core). Guest, NetBuffer and Arbiter are borrowed and
-// must outlive it.
+// (pause, scan, copy, resume) and the ship thread (encode, link, core). Guest, NetBuffer and Arbiter are
+// borrowed and must outlive it.
 #pragma once
 
 #include <functional>
@@ -18,7 +18,9 @@
 namespace remusd::primary {
 
 /// protecting: the pair is whole and output is held. deciding: the backup is lost or we are leaving, output
-/// stays held, the arbiter is asked. frozen: its answer is unknown, asked again. The last three are final.
+/// stays held, the arbiter is asked. frozen: its answer is unknown, asked again. The last three are final:
+/// unprotected: the guest runs on here and is heard (also when protection never came about: end tells why).
+/// fenced: another node runs it, our copy was destroyed. failed: the guest itself is gone.
 enum class State { connecting, syncing, protecting, deciding, frozen, unprotected, fenced, failed };
 std::string_view to_string(State state);
 
@@ -28,7 +30,7 @@ struct Options {
   std::string peer_address;  // "host:port"
   Duration epoch_interval = std::chrono::milliseconds(25);
   Duration heartbeat_interval = std::chrono::milliseconds(20);
-  int heartbeat_lost = 5;    // intervals of silence
+  int heartbeat_lost = 5;  // intervals of silence
   Duration connect_timeout = std::chrono::seconds(5);
   Duration handshake_timeout = std::chrono::seconds(60);  // the peer starts its standby meanwhile
   Duration arbiter_timeout = std::chrono::seconds(2);
@@ -36,12 +38,12 @@ struct Options {
   ckpt::LinkOptions link;
   uint64_t sync_threshold_pages = 2048;  // first sync: stop for the first checkpoint below this
   int sync_rounds = 8;                   // or after so many passes
-  std::string record_path;   // when set, everything sent is also written there (for tests/verify_stream.py)
+  std::string record_path;  // when set, everything sent is also written there (for tests/verify_stream.py)
 };
 
 struct Snapshot {
   State state = State::connecting;
-  Status end;                // why it ended, for the final states
+  Status end;  // why it ended, for the final states
   uint64_t generation = 0;
   uint64_t sealed = 0, sent = 0, acked = 0, released = 0;
   uint64_t sync_sent_pages = 0, sync_total_pages = 0;  // first sync
@@ -50,6 +52,7 @@ struct Snapshot {
   uint64_t stretched_epochs = 0;
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0, memory_bytes = 0;
   std::string tracker;
+  std::string note;  // why an order was not followed, or what the arbiter said last; empty: nothing
 };
 
 struct Callbacks {
@@ -63,15 +66,16 @@ struct Callbacks {
 
 class Protection {
  public:
-  /// Wins the next generation from the arbiter, then starts the threads and returns; connecting, the gate and the first sync go on in
-  /// the background and are told through on_state. On failure nothing has changed.
+  /// Wins the next generation from the arbiter, then starts the threads and returns; connecting, the gate and
+  /// the first sync go on in the background and are told through on_state. On failure nothing has changed.
   static Result<std::unique_ptr<Protection>> start(guest::Guest& guest, const guest::Definition& definition,
                                                    netbuf::NetBuffer& net, arbiter::Arbiter& arbiter,
                                                    const Options& options, Callbacks callbacks);
   /// Stops the threads. A Protection that has not ended is ended as by unprotect() first.
   ~Protection();
 
-  /// Ends protection in order: wins the next generation, tells the backup goodbye, lets output pass. Does not wait.
+  /// Ends protection in order: wins the next generation, tells the backup goodbye, lets output pass. Does not
+  /// wait.
   void unprotect(const std::string& reason);
   /// Orders the backup to take over. Does not wait; the state becomes fenced when it has.
   void order_failover();

@@ -1,0 +1,129 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The pure heart of a backup: it decides when an epoch is acknowledged, when the primary is lost, when the
+// right to run is asked for, and when the standby is promoted or destroyed. It does no I/O: events and `now`
+// come in, actions go out, and the shell (receiver.h) carries them out in order.
+//
+// States (session.h) and what moves them:
+//
+//   handshake --standby_ready--> syncing --epoch 1 staged--> standby --loss, order--> deciding
+//   deciding --won--> promoting --promoted--> promoted        deciding --lost--> ended
+//   deciding --unknown--> frozen --asked again--> won, lost or frozen still
+//   handshake, syncing --loss--> failed                       promoting --promotion failed--> failed
+//   handshake, syncing, standby --goodbye--> ended            every state that is not final --end--> ended
+//
+// "Loss" is silence longer than the detector allows, a closed link, or bytes that cannot be trusted.
+//
+// What always holds:
+//   - an epoch is acknowledged only when it was staged whole with the right digest, and epochs rise by one;
+//   - applied() <= acked(): the committed image never runs ahead of what was acknowledged;
+//   - once loss is suspected or a failover ordered nothing is acknowledged any more, for good (a latch);
+//   - the right to run is asked for only after that latch has closed, and one request at a time;
+//   - promotion follows only a won answer, and only when applied() == acked() >= 1.
+//
+// Not thread-safe: it belongs to the thread that owns the link.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "arbiter/arbiter.h"
+#include "backup/session.h"
+#include "ckpt/clock.h"
+#include "ckpt/detector.h"
+#include "ckpt/status.h"
+
+namespace remusd::backup {
+
+enum class ActionKind {
+  ack,              // number: the epoch; send ACK
+  apply,            // number: the epoch; apply it in slices, then tell applied()
+  ask_arbiter,      // number: the expected generation g; swap g -> g + 1, then tell arbiter_answered()
+  promote,          // restore and run the standby, then tell promotion_done()
+  destroy_standby,  // if there is one
+  close_link,       // why: for the log; a closed link may be closed again
+  report,           // the state has changed
+};
+
+struct Action {
+  ActionKind kind;
+  uint64_t number = 0;
+  Status why;
+};
+using Actions = std::vector<Action>;
+
+struct CoreConfig {
+  Duration heartbeat_interval = std::chrono::milliseconds(20);
+  int heartbeat_lost = 5;
+  Duration retry_min = std::chrono::milliseconds(50);  // between two requests while frozen; doubles up to
+  Duration retry_max = std::chrono::seconds(2);
+  std::string nonce;  // of every request of this session: an earlier one may have committed unheard
+};
+
+class Core {
+ public:
+  explicit Core(CoreConfig config);
+
+  // Events. Those that a final state no longer cares about are ignored, so a late event never does harm.
+  void admitted(uint64_t generation);
+  void standby_ready(Time now, Actions* actions);
+  /// A valid frame came.
+  void heard(Time now);
+  /// The epoch's COMMIT came; `good`: it is staged whole, counts and digest right.
+  void epoch_staged(uint64_t epoch, bool good, Actions* actions);
+  void applied(uint64_t epoch, Actions* actions);
+  /// REQUIRES: everything that had arrived by `now` was told.
+  void tick(Time now, Actions* actions);
+  void link_lost(const Status& why, Actions* actions);
+  void goodbye(const std::string& reason, Actions* actions);
+  /// `unsafe` before the first committed epoch. Ordering twice is harmless.
+  Status order_failover(const std::string& who, Actions* actions);
+  void arbiter_answered(const arbiter::Answer& answer, Time now, Actions* actions);
+  void promotion_done(const Status& outcome, Actions* actions);
+  /// The handshake failed on our side (gate, admission, files, standby).
+  void handshake_failed(const Status& why, Actions* actions);
+  /// A local order to end: destroys the standby, whatever goes on.
+  void end(const Status& why, Actions* actions);
+
+  /// What to do with data of `epoch`: the next one is staged, anything is dropped once the latch has closed,
+  /// and all else cannot be trusted.
+  enum class Take { stage, drop, corrupt };
+  Take data(uint64_t epoch) const;
+
+  State state() const { return state_; }
+  bool final() const {
+    return state_ == State::promoted || state_ == State::ended || state_ == State::failed;
+  }
+  bool acking_stopped() const { return acking_stopped_; }
+  const Status& why() const { return why_; }  // of the end, or of the failover
+  uint64_t generation() const { return generation_; }
+  uint64_t acked() const { return acked_; }
+  uint64_t applied() const { return applied_; }
+  /// When tick() has work next; Time::max() when never. An earlier call does nothing.
+  Time next_tick() const;
+  Time last_heard() const { return detector_.last_heard(); }
+
+ private:
+  void suspect(const Status& why, bool close, Actions* actions);
+  void ask(Actions* actions);
+  void promote_when_applied(Actions* actions);
+  void finish(State state, const Status& why, Actions* actions);
+  void enter(State state, Actions* actions);
+
+  CoreConfig config_;
+  State state_ = State::handshake;
+  Status why_;
+  uint64_t generation_ = 0;
+  uint64_t acked_ = 0;
+  uint64_t applied_ = 0;
+  bool acking_stopped_ = false;
+  bool asking_ = false;     // a request is under way
+  bool promoting_ = false;  // the promote action is out
+  ckpt::Detector detector_;
+  Time next_look_{};  // for silence
+  Duration retry_{};
+  Time next_ask_{};
+};
+
+}  // namespace remusd::backup

@@ -1,0 +1,141 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "backup/handshake.h"
+
+#include <algorithm>
+
+#include "ckpt/records.h"
+
+namespace remusd::backup {
+namespace {
+
+// Small guests: room for their device state, which does not shrink with their memory.
+constexpr size_t kStagingFloorBytes = 8u << 20;
+
+size_t default_staging_limit(size_t memory_bytes) {
+  return memory_bytes + std::max(memory_bytes / 8, kStagingFloorBytes);
+}
+
+ckpt::FrameType expected(int step) {
+  constexpr ckpt::FrameType kTypes[] = {ckpt::FrameType::hello, ckpt::FrameType::definition,
+                                        ckpt::FrameType::file, ckpt::FrameType::facts};
+  return kTypes[step];
+}
+
+}  // namespace
+
+Handshake::Handshake(ckpt::Link& link, const Options& options, Admit admit)
+    : link_(link), options_(options), admit_(std::move(admit)), files_(options.files_dir) {}
+
+Status Handshake::on_frame(const ckpt::FrameView& frame) {
+  if (step_ == Step::refused) return {};
+  REMUSD_ASSERT(step_ != Step::done, "the handshake is over");
+  const ckpt::FrameType due = expected(static_cast<int>(step_));
+  if (frame.type() != due) {
+    return Status(Code::corrupt, "handshake: record type " + std::to_string(frame.header.type) +
+                                     " came when type " + std::to_string(static_cast<int>(due)) + " was due");
+  }
+  switch (step_) {
+    case Step::hello:
+      return on_hello(frame);
+    case Step::definition:
+      return on_definition(frame);
+    case Step::files:
+      return on_file(frame);
+    default:
+      return on_facts(frame);
+  }
+}
+
+Status Handshake::on_hello(const ckpt::FrameView& frame) {
+  ckpt::Hello theirs;
+  REMUSD_TRY(ckpt::decode(frame.body, &theirs));
+  if (theirs.generation == 0 || theirs.generation != frame.header.generation) {
+    return Status(Code::corrupt, "HELLO record: generation " + std::to_string(theirs.generation) +
+                                     " in a frame of generation " + std::to_string(frame.header.generation));
+  }
+  link_.writer().set_generation(theirs.generation);
+  link_.reader().set_generation(theirs.generation);
+  vm_ = theirs.vm;
+  peer_ = theirs.node;
+
+  ckpt::Hello ours;
+  ours.session = theirs.session;
+  ours.generation = theirs.generation;
+  ours.node = options_.node;
+  ours.vm = theirs.vm;
+  ours.software = "remusd " REMUSD_VERSION;
+  if (const auto version = ckpt::negotiate(ours, theirs); !version.ok()) return refuse(version.status());
+  if (admit_) {
+    if (const Status status = admit_(vm_, peer_, theirs.generation); !status.ok()) return refuse(status);
+  }
+  generation_ = theirs.generation;
+  step_ = Step::definition;
+  return send(ckpt::FrameType::hello, ours);
+}
+
+Status Handshake::on_definition(const ckpt::FrameView& frame) {
+  std::string_view text;
+  REMUSD_TRY(ckpt::decode_text(frame.body, &text));
+  if (const Status status = files_.open(text, &definition_); !status.ok()) return refuse(status);
+  if (definition_.name != vm_) {
+    return refuse(
+        Status(Code::invalid, "the definition is of guest " + definition_.name + ", the session of " + vm_));
+  }
+  step_ = files_.complete() ? Step::facts : Step::files;
+  return send(ckpt::FrameType::need_files, files_.needs());
+}
+
+Status Handshake::on_file(const ckpt::FrameView& frame) {
+  ckpt::FilePart part;
+  REMUSD_TRY(ckpt::decode(frame.body, &part));
+  if (const Status status = files_.add(part); !status.ok()) return refuse(status);
+  if (files_.complete()) step_ = Step::facts;
+  return {};
+}
+
+Status Handshake::on_facts(const ckpt::FrameView& frame) {
+  std::string_view text;
+  REMUSD_TRY(ckpt::decode_text(frame.body, &text));
+  auto facts = guest::facts_from_json(text);
+  if (!facts.ok()) return refuse(facts.status());
+
+  files_.localize(&definition_);
+  auto standby = guest::prepare(definition_, options_.driver);
+  if (!standby.ok()) return refuse(standby.status().with_context("prepare the standby of " + vm_));
+  standby_ = *std::move(standby);
+  std::string all;
+  for (const std::string& difference : guest::differences(*facts, standby_->facts())) {
+    all += (all.empty() ? "" : "; ") + difference;
+  }
+  if (!all.empty()) {
+    return refuse(Status(Code::unsafe, "node " + options_.node + " cannot stand in for " + vm_ + ": " + all));
+  }
+
+  const size_t memory_bytes = standby_->memory().size();
+  staging_limit_bytes_ =
+      options_.staging_limit_bytes > 0 ? options_.staging_limit_bytes : default_staging_limit(memory_bytes);
+  step_ = Step::done;
+  return send(ckpt::FrameType::ready, ckpt::Ready{staging_limit_bytes_, memory_bytes});
+}
+
+template <typename Record>
+Status Handshake::send(ckpt::FrameType type, const Record& record) {
+  ckpt::Bytes body;
+  ckpt::encode(record, &body);
+  return link_.append(type, 0, body);
+}
+
+Status Handshake::refuse(const Status& why) {
+  step_ = Step::refused;
+  refusal_ = why;
+  if (standby_) {
+    const Status destroyed = standby_->destroy();
+    standby_.reset();
+    if (!destroyed.ok()) refusal_ = Status(why.code(), why.message() + "; " + destroyed.message());
+  }
+  std::string reason = why.message();
+  std::replace(reason.begin(), reason.end(), '\n', ' ');
+  return send(ckpt::FrameType::refuse, ckpt::Refuse{why.code(), reason});
+}
+
+}  // namespace remusd::backup

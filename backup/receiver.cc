@@ -1,0 +1,377 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "backup/receiver.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <system_error>
+#include <utility>
+
+#include "backup/promotion.h"
+#include "ckpt/records.h"
+
+namespace remusd::backup {
+namespace {
+
+constexpr Duration kHelloPatience = std::chrono::seconds(5);  // for a stranger that says nothing
+constexpr Duration kProgressInterval = std::chrono::milliseconds(100);
+constexpr Duration kRefusePatience = std::chrono::seconds(1);
+constexpr Duration kGoodbyePatience = std::chrono::milliseconds(200);
+constexpr size_t kFramesPerSlice = 8;  // at most 8 MiB of pages: a few milliseconds
+
+uint64_t to_ns(Duration duration) {
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
+}
+
+CoreConfig core_config(const Options& options, const std::string& nonce) {
+  CoreConfig config;
+  config.heartbeat_interval = options.heartbeat_interval;
+  config.heartbeat_lost = options.heartbeat_lost;
+  config.nonce = nonce;
+  return config;
+}
+
+}  // namespace
+
+Receiver::Receiver(std::unique_ptr<ckpt::Link> link, arbiter::Arbiter& arbiter, const Options& options,
+                   Callbacks callbacks)
+    : options_(options),
+      callbacks_(std::move(callbacks)),
+      arbiter_(arbiter),
+      nonce_(arbiter::make_nonce()),
+      link_(std::move(link)),
+      mailbox_([this] { link_->wake(); }),
+      core_(core_config(options_, nonce_)),
+      handshake_(*link_, options_, callbacks_.admit),
+      handshake_deadline_(Clock::now() + options_.handshake_timeout),
+      hello_deadline_(std::min(handshake_deadline_, Clock::now() + kHelloPatience)) {}
+
+Receiver::~Receiver() {
+  if (arbiter_thread_.joinable()) arbiter_thread_.join();
+}
+
+Snapshot Receiver::snapshot() const {
+  const std::lock_guard lock(snapshot_mutex_);
+  return snapshot_;
+}
+
+void Receiver::run() {
+  while (!core_.final()) {
+    serve_mail();
+    perform();
+    if (core_.final()) break;
+    // Answers first: an acknowledgement leaves with the next wait, and applying goes on when nothing came.
+    if (!wait()) apply_some();
+    core_.tick(Clock::now(), &actions_);
+    perform();
+    send_signs_of_life();
+    publish(/*tell=*/false);
+  }
+}
+
+void Receiver::serve_mail() {
+  Mail mail = mailbox_.take();
+  if (mail.end) {
+    if (handshake_.admitted() && link_->open()) {
+      ckpt::Bytes body;
+      ckpt::encode(ckpt::Refuse{Code::ok, *mail.end}, &body);
+      const Status queued = link_->append(ckpt::FrameType::goodbye, 0, body);
+      (void)queued;  // a courtesy: the peer learns of the end by the closed link, too
+    }
+    flush(kGoodbyePatience, /*until_closed=*/false);
+    core_.end(Status(Code::ok, *mail.end), &actions_);
+  }
+  if (mail.failover && !core_.final()) {
+    // Refused where it was ordered (Session::order_failover); the state may have changed since.
+    const Status refused = core_.order_failover("an operator of " + options_.node, &actions_);
+    (void)refused;
+  }
+  if (mail.answer) {
+    won_at_ = Clock::now();
+    core_.arbiter_answered(*mail.answer, won_at_, &actions_);
+  }
+}
+
+Time Receiver::next_deadline() const {
+  if (store_ && store_->pending()) return Clock::now();
+  Time deadline = core_.next_tick();
+  if (core_.state() == State::handshake) {
+    deadline = std::min(deadline, handshake_.admitted() ? handshake_deadline_ : hello_deadline_);
+  }
+  if (link_->open()) deadline = std::min({deadline, next_heartbeat_, next_progress_});
+  return deadline;
+}
+
+bool Receiver::wait() {
+  if (!link_->open()) {
+    mailbox_.wait(next_deadline());
+    return false;
+  }
+  const uint64_t before = link_->stats().received_frames;
+  const Status status = link_->wait(next_deadline(), [this](const auto& frame) { return on_frame(frame); });
+  after_handshake_step();
+  if (!status.ok()) core_.link_lost(status, &actions_);
+  return link_->stats().received_frames != before;
+}
+
+Status Receiver::on_frame(const ckpt::FrameView& frame) {
+  if (core_.final()) return {};
+  if (!handshake_.admitted()) return on_handshake_frame(frame);
+  if (frame.header.generation != handshake_.generation()) {
+    return Status(Code::corrupt, "a frame of generation " + std::to_string(frame.header.generation) +
+                                     " in a session of generation " +
+                                     std::to_string(handshake_.generation()));
+  }
+  core_.heard(Clock::now());
+  switch (frame.type()) {
+    case ckpt::FrameType::heartbeat:
+      return on_heartbeat(frame);
+    case ckpt::FrameType::goodbye: {
+      ckpt::Refuse goodbye;
+      REMUSD_TRY(ckpt::decode(frame.body, &goodbye));
+      core_.goodbye(goodbye.reason, &actions_);
+      return {};
+    }
+    case ckpt::FrameType::order: {
+      ckpt::Order order;
+      REMUSD_TRY(ckpt::decode(frame.body, &order));
+      // An order that comes before there is anything to promote changes nothing.
+      const Status refused = core_.order_failover("the primary's operator", &actions_);
+      (void)refused;
+      return {};
+    }
+    case ckpt::FrameType::pages:
+    case ckpt::FrameType::device:
+    case ckpt::FrameType::base:
+    case ckpt::FrameType::commit:
+      return on_data(frame);
+    default:
+      if (frame.optional()) return {};
+      if (!handshake_.done()) return on_handshake_frame(frame);
+      return Status(Code::corrupt,
+                    "record type " + std::to_string(frame.header.type) + " after the handshake");
+  }
+}
+
+Status Receiver::on_handshake_frame(const ckpt::FrameView& frame) {
+  if (frame.optional()) return {};
+  REMUSD_TRY(handshake_.on_frame(frame));
+  if (handshake_.admitted() && core_.generation() == 0) core_.admitted(handshake_.generation());
+  if (!handshake_.done()) return {};
+  standby_ = handshake_.take_standby();
+  store_.emplace(standby_->memory(), handshake_.staging_limit_bytes());
+  const Time now = Clock::now();
+  next_heartbeat_ = now;
+  next_progress_ = now + kProgressInterval;
+  core_.standby_ready(now, &actions_);
+  return {};
+}
+
+// Refusals and the handshake's deadline, once no frame is being looked at.
+void Receiver::after_handshake_step() {
+  if (core_.state() != State::handshake) return;
+  if (!handshake_.refusal().ok()) {
+    // The peer closes when it has read the reason; closing first could take it away from it.
+    flush(kRefusePatience, /*until_closed=*/true);
+    return core_.handshake_failed(handshake_.refusal(), &actions_);
+  }
+  const Time now = Clock::now();
+  if (!handshake_.admitted() && now >= hello_deadline_) {
+    core_.handshake_failed(Status(Code::timed_out, "a peer connected and did not say HELLO"), &actions_);
+  } else if (now >= handshake_deadline_) {
+    core_.handshake_failed(Status(Code::timed_out, "node " + handshake_.peer() + " did not complete the " +
+                                                       "handshake for guest " + handshake_.vm() + " in time"),
+                           &actions_);
+  }
+}
+
+Status Receiver::on_data(const ckpt::FrameView& frame) {
+  const uint64_t epoch = frame.header.epoch;
+  switch (core_.data(epoch)) {
+    case Core::Take::drop:
+      return {};
+    case Core::Take::corrupt:
+      return Status(Code::corrupt, "data of epoch " + std::to_string(epoch) + " came in state " +
+                                       std::string(to_string(core_.state())) + " after epoch " +
+                                       std::to_string(core_.acked()));
+    case Core::Take::stage:
+      break;
+  }
+  if (frame.type() != ckpt::FrameType::commit) return store_->add(frame);
+  ckpt::Commit commit;
+  REMUSD_TRY(store_->commit(frame, &commit));
+  digests_.push_back(commit.digest);
+  core_.epoch_staged(epoch, /*good=*/true, &actions_);
+  return {};
+}
+
+Status Receiver::on_heartbeat(const ckpt::FrameView& frame) {
+  ckpt::Heartbeat heartbeat;
+  REMUSD_TRY(ckpt::decode(frame.body, &heartbeat));
+  peer_sent_ns_ = heartbeat.sent_ns;
+  peer_heard_at_ = Clock::now();
+  return {};
+}
+
+void Receiver::apply_some() {
+  if (!store_) return;
+  if (store_->pending()) store_->apply_slice(link_->open() ? kFramesPerSlice : SIZE_MAX);
+  while (!core_.final() && core_.applied() < store_->applied()) {
+    core_.applied(core_.applied() + 1, &actions_);
+  }
+}
+
+void Receiver::send_signs_of_life() {
+  const Time now = Clock::now();
+  if (core_.final() || !link_->open()) return;
+  if (now >= next_heartbeat_) {
+    next_heartbeat_ = now + options_.heartbeat_interval;
+    ckpt::Heartbeat heartbeat;
+    heartbeat.sent_ns = to_ns(now.time_since_epoch());
+    if (peer_sent_ns_ > 0) heartbeat.echo_ns = peer_sent_ns_ + to_ns(now - peer_heard_at_);
+    send(ckpt::FrameType::heartbeat, 0, heartbeat);
+  }
+  if (now >= next_progress_) {
+    const bool syncing = core_.state() == State::syncing;
+    next_progress_ = syncing ? now + kProgressInterval : Time::max();
+    if (syncing) send(ckpt::FrameType::progress, 0, ckpt::Progress{store_->received_bytes()});
+  }
+}
+
+void Receiver::perform() {
+  // Carrying out one action may add others behind it.
+  for (size_t i = 0; i < actions_.size(); ++i) {
+    const Action action = actions_[i];
+    switch (action.kind) {
+      case ActionKind::ack:
+        send_ack(action.number);
+        break;
+      case ActionKind::apply:
+        break;  // the store has it; apply_some() goes on with it between waits
+      case ActionKind::ask_arbiter:
+        ask_arbiter(action.number);
+        break;
+      case ActionKind::promote:
+        promote();
+        break;
+      case ActionKind::destroy_standby:
+        destroy_standby();
+        break;
+      case ActionKind::close_link:
+        if (link_->open()) link_->close(action.why);
+        break;
+      case ActionKind::report:
+        publish(/*tell=*/true);
+        break;
+    }
+  }
+  actions_.clear();
+}
+
+void Receiver::send_ack(uint64_t epoch) {
+  REMUSD_ASSERT(!digests_.empty(), "an ack repeats its commit's digest");
+  send(ckpt::FrameType::ack, epoch, ckpt::Ack{digests_.front(), std::min(epoch, store_->applied())});
+  digests_.pop_front();
+}
+
+template <typename Record>
+void Receiver::send(ckpt::FrameType type, uint64_t epoch, const Record& record) {
+  if (!link_->open()) return;
+  ckpt::Bytes body;
+  ckpt::encode(record, &body);
+  // Our frames are few and small: a full queue means that the peer has not read for very long.
+  if (const Status status = link_->append(type, epoch, body); !status.ok()) {
+    link_->close(status);
+    core_.link_lost(status, &actions_);
+  }
+}
+
+void Receiver::flush(Duration patience, bool until_closed) {
+  const Time deadline = Clock::now() + patience;
+  while (link_->open() && (until_closed || !link_->drained()) && Clock::now() < deadline) {
+    const Status status = link_->wait(deadline, [](const auto&) { return Status(); });
+    if (!status.ok()) return;
+  }
+}
+
+void Receiver::ask_arbiter(uint64_t expected_generation) {
+  if (arbiter_thread_.joinable()) arbiter_thread_.join();  // its answer has been served
+  arbiter::Record desired;
+  desired.generation = expected_generation + 1;
+  desired.owner = options_.node;
+  desired.boot_id = arbiter::this_boot_id();
+  desired.epoch = core_.acked();
+  desired.nonce = nonce_;
+  try {
+    arbiter_thread_ = std::thread([this, desired, vm = handshake_.vm()] {
+      ::pthread_setname_np(::pthread_self(), "arbiter");
+      const Time asked = Clock::now();
+      arbiter::Answer answer =
+          arbiter::acquire(arbiter_, vm, desired.generation - 1, desired, asked + options_.arbiter_timeout);
+      if (callbacks_.on_arbiter_request) callbacks_.on_arbiter_request(Clock::now() - asked);
+      mailbox_.answer(std::move(answer));
+    });
+  } catch (const std::system_error& error) {
+    mailbox_.answer({arbiter::Verdict::unknown, std::nullopt,
+                     Status(Code::exhausted, std::string("start the arbiter thread: ") + error.what())});
+  }
+}
+
+void Receiver::promote() {
+  auto promotion = backup::promote(*standby_, *store_, options_.net, handshake_.vm());
+  if (!promotion.ok()) return core_.promotion_done(promotion.status(), &actions_);
+  promote_seconds_ = to_seconds(Clock::now() - won_at_);
+  network_ = promotion->network;
+  promotion->net->announce();
+  const Status announced = promotion->guest->announce();  // best effort: ours above is enough
+  (void)announced;
+  store_.reset();
+  standby_.reset();  // spent
+  Promoted promoted;
+  promoted.guest = std::move(promotion->guest);
+  promoted.net = std::move(promotion->net);
+  promoted.definition = handshake_.definition();
+  promoted.generation = core_.generation() + 1;
+  if (callbacks_.on_promoted) callbacks_.on_promoted(std::move(promoted));
+  core_.promotion_done({}, &actions_);
+}
+
+void Receiver::destroy_standby() {
+  publish(/*tell=*/false);  // what the store counted stays in the snapshot
+  store_.reset();
+  if (!standby_) return;
+  const Status destroyed = standby_->destroy();
+  (void)destroyed;  // dropping it is all that is left to do
+  standby_.reset();
+}
+
+void Receiver::publish(bool tell) {
+  Snapshot copy;
+  {
+    const std::lock_guard lock(snapshot_mutex_);
+    Snapshot& snapshot = snapshot_;
+    snapshot.state = core_.state();
+    snapshot.end = core_.why();
+    if (!network_.ok()) snapshot.end = network_;
+    snapshot.vm = handshake_.vm();
+    snapshot.peer = handshake_.peer();
+    snapshot.generation = core_.generation();
+    snapshot.acked = core_.acked();
+    snapshot.applied = core_.applied();
+    snapshot.last_heard = core_.last_heard();
+    snapshot.promote_seconds = promote_seconds_;
+    snapshot.memory_bytes = options_.link.send_queue_bytes + options_.link.receive_buffer_bytes;
+    snapshot.staged_bytes = 0;
+    if (store_) {
+      snapshot.received = store_->staged();
+      snapshot.sync_received_bytes = store_->received_bytes();
+      snapshot.staged_bytes = store_->staged_bytes();
+      snapshot.staging_limit_bytes = 2 * store_->limit_bytes();
+      snapshot.memory_bytes += store_->memory_bytes();
+    }
+    copy = snapshot;
+  }
+  if (tell && callbacks_.on_state) callbacks_.on_state(copy);
+}
+
+}  // namespace remusd::backup

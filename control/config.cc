@@ -1,0 +1,118 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "control/config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "control/toml_reader.h"
+
+namespace remusd::control {
+namespace {
+
+constexpr size_t kMaxPeers = 64;
+constexpr size_t kMaxUnixPath = 107;  // sun_path
+
+TomlField path_field(std::string key, std::string* out) {
+  return checked_text_field(
+      std::move(key), "an absolute path",
+      [](const std::string& text) { return !text.empty() && text[0] == '/'; }, out);
+}
+
+TomlField address_field(std::string key, std::string* out) {
+  return checked_text_field(
+      std::move(key), "\"host:port\", or \"\" for none",
+      [](const std::string& text) { return text.empty() || is_address(text); }, out);
+}
+
+Status read_peers(const toml::table& table, Config* config) {
+  for (const auto& [key, node] : table) {
+    const std::string name(key.str());
+    if (!is_name(name)) {
+      return {Code::invalid, where(node) + ": peer name '" + name + "' must be " + kNameRule};
+    }
+    const toml::table* peer = node.as_table();
+    if (peer == nullptr) {
+      return {Code::invalid, where(node) + ": 'peer." + name + "' must be a table with the key address"};
+    }
+    std::string address = config->peers[name];
+    REMUSD_TRY(read_fields(*peer, "peer." + name + ".",
+                           {checked_text_field("address", "\"host:port\"", is_address, &address)}));
+    if (address.empty()) {
+      return {Code::invalid,
+              where(node) + ": 'peer." + name + ".address' is missing; it must be \"host:port\""};
+    }
+    config->peers[name] = address;
+    if (config->peers.size() > kMaxPeers) {
+      return {Code::invalid, where(node) + ": more than " + std::to_string(kMaxPeers) + " peers"};
+    }
+  }
+  return {};
+}
+
+Status read_file(const std::string& path, Config* config) {
+  REMUSD_ASSIGN(const toml::table root, parse_toml(path));
+  const auto arbiter = [&](const toml::table& table) {
+    return read_fields(table, "arbiter.",
+                       {choice_field("kind", {"file"}, &config->arbiter_kind),
+                        path_field("directory", &config->arbiter_directory)});
+  };
+  const auto protection = [&](const toml::table& table) {
+    return read_fields(table, "protection.",
+                       {integer_field("epoch_ms", kEpochMinMs, kEpochMaxMs, &config->epoch_ms),
+                        integer_field("heartbeat_ms", 1, 10000, &config->heartbeat_ms),
+                        integer_field("heartbeat_lost", 2, 1000, &config->heartbeat_lost),
+                        integer_field("staging_mib", 8, 65536, &config->staging_mib),
+                        integer_field("packet_buffer_mib", 1, 65536, &config->packet_buffer_mib),
+                        choice_field("tracker", {"auto", "async", "sync"}, &config->tracker),
+                        integer_field("arbiter_timeout_ms", 10, 600000, &config->arbiter_timeout_ms),
+                        text_field("record_path", &config->record_path)});
+  };
+  const auto qemu = [&](const toml::table& table) {
+    return read_fields(table, "qemu.",
+                       {text_field("binary", &config->qemu_binary),
+                        integer_field("qmp_timeout_ms", 100, 600000, &config->qmp_timeout_ms)});
+  };
+  return read_fields(
+      root, "",
+      {checked_text_field("node", kNameRule, is_name, &config->node),
+       address_field("listen", &config->listen),
+       checked_text_field(
+           "api", "an absolute path of at most 107 bytes",
+           [](const std::string& text) {
+             return !text.empty() && text[0] == '/' && text.size() <= kMaxUnixPath;
+           },
+           &config->api),
+       address_field("metrics", &config->metrics), path_field("state_dir", &config->state_dir),
+       path_field("runtime_dir", &config->runtime_dir), path_field("guests_dir", &config->guests_dir),
+       table_field("arbiter", arbiter),
+       table_field("peer", [&](const toml::table& table) { return read_peers(table, config); }),
+       table_field("protection", protection), table_field("qemu", qemu)});
+}
+
+}  // namespace
+
+Result<Config> load_config(const std::string& path) {
+  Config config;
+  REMUSD_TRY(read_file(path, &config));
+  const std::filesystem::path extra = std::filesystem::path(path).parent_path() / "conf.d";
+  std::vector<std::string> files;
+  std::error_code ignored;  // No conf.d is as good as an empty one.
+  for (const auto& entry : std::filesystem::directory_iterator(extra, ignored)) {
+    if (entry.path().extension() == ".toml") files.push_back(entry.path().string());
+  }
+  std::sort(files.begin(), files.end());
+  for (const std::string& file : files) REMUSD_TRY(read_file(file, &config));
+  if (config.node.empty()) {
+    return Status(Code::invalid, path +
+                                     ":1: 'node' is missing; it names this host to its peers and must be " +
+                                     std::string(kNameRule));
+  }
+  if (config.peers.count(config.node) != 0) {
+    return Status(Code::invalid,
+                  path + ":1: 'peer." + config.node + "' is this node itself; name other nodes only");
+  }
+  return config;
+}
+
+}  // namespace remusd::control

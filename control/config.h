@@ -1,0 +1,52 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The daemon's configuration: remusd.toml, then conf.d/*.toml beside it in the order of their names, each
+// setting what it names. Everything but `node` has a default.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "ckpt/clock.h"
+#include "ckpt/status.h"
+
+namespace remusd::control {
+
+inline constexpr int kEpochMinMs = 2;
+inline constexpr int kEpochMaxMs = 1000;
+inline constexpr const char* kDefaultConfig = "/etc/remusd/remusd.toml";
+inline constexpr const char* kDefaultApi = "/run/remusd/api.sock";
+
+struct Config {
+  std::string node;
+  std::string listen;  // "host:port" for peers; empty: this node is nobody's backup
+  std::string api = kDefaultApi;
+  std::string metrics = "127.0.0.1:9470";  // empty: none
+  std::string state_dir = "/var/lib/remusd";
+  std::string runtime_dir = "/run/remusd";
+  std::string guests_dir = "/etc/remusd/guests";
+  std::string arbiter_kind = "file";
+  std::string arbiter_directory = "/var/lib/remusd/arbiter";
+  std::map<std::string, std::string> peers;  // name to "host:port"
+
+  int epoch_ms = 25;
+  int heartbeat_ms = 20;
+  int heartbeat_lost = 5;
+  int staging_mib = 128;
+  int packet_buffer_mib = 64;
+  std::string tracker = "auto";
+  int arbiter_timeout_ms = 2000;
+  std::string record_path;
+
+  std::string qemu_binary = "qemu-system-x86_64";
+  int qmp_timeout_ms = 5000;
+
+  Duration arbiter_timeout() const { return std::chrono::milliseconds(arbiter_timeout_ms); }
+};
+
+/// Reads `path` and conf.d beside it. A failure's message begins with "file:line: " where a line is to blame.
+Result<Config> load_config(const std::string& path);
+
+}  // namespace remusd::control

@@ -1,0 +1,317 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "control/guest_host.h"
+
+#include <signal.h>
+
+#include <boost/asio/post.hpp>
+#include <cerrno>
+
+#include "control/duration.h"
+#include "control/log.h"
+#include "control/running_file.h"
+
+namespace remusd::control {
+namespace {
+
+// Ending in order may wait for the arbiter; beyond this the caller is told that it still goes on.
+constexpr std::chrono::seconds kEndPatience{15};
+constexpr std::chrono::seconds kFailoverPatience{30};
+constexpr std::chrono::milliseconds kPollStep{20};
+
+nlohmann::json done(const GuestStatus& status) {
+  return to_json(status);
+}
+
+nlohmann::json would(const std::string& what) {
+  return {{"schema_version", kSchemaVersion}, {"dry_run", true}, {"would", what}};
+}
+
+}  // namespace
+
+GuestHost::GuestHost(std::string name, HostContext& context)
+    : name_(std::move(name)),
+      context_(context),
+      strand_(boost::asio::make_strand(context.pool)),
+      metrics_(context.metrics.add_vm(name_)) {
+  rest_.vm = name_;
+  rest_.node = context.config.node;
+}
+
+GuestHost::~GuestHost() {
+  REMUSD_ASSERT(protection_ == nullptr, "a protection is settled before its host goes");
+}
+
+std::shared_ptr<primary::Protection> GuestHost::protection() const {
+  const std::lock_guard lock(mutex_);
+  return protection_;
+}
+
+// Why a command that needs the running guest cannot be followed here.
+Status GuestHost::not_here(const std::string& what) const {
+  const GuestStatus now = status();
+  if (now.role == "backup") {
+    return {Code::unsafe, what + " " + name_ + ": this node holds its replica (" + now.state +
+                              "); do it on node '" + now.peer + "', which runs it"};
+  }
+  return {Code::unavailable,
+          what + " " + name_ + ": it does not run here (" + now.state + "); start it first"};
+}
+
+Reply GuestHost::stop(bool graceful, Duration patience, bool dry_run) {
+  settle();
+  if (guest_ == nullptr) return not_here("stop");
+  if (dry_run) {
+    return would(std::string(protection() ? "unprotect and " : "") +
+                 (graceful ? "press the power button of " : "end ") + name_);
+  }
+  if (protection() != nullptr) {
+    const Reply ended = unprotect("the guest is being stopped", false);
+    if (!ended.status.ok()) return ended;
+    if (guest_ == nullptr) return done(status());
+  }
+  std::string reason = "stopped by command";
+  if (graceful) {
+    if (Status pressed = guest_->power_button(); !pressed.ok()) return pressed.with_context("stop " + name_);
+    const Time deadline = Clock::now() + patience;
+    bool gone = false;
+    std::mutex never;
+    std::unique_lock lock(never);
+    std::condition_variable nobody;
+    while (!gone && Clock::now() < deadline) {
+      for (const guest::Event& event : guest_->take_events()) {
+        gone = gone || event.kind == guest::EventKind::powered_off || event.kind == guest::EventKind::exited;
+      }
+      if (!gone) nobody.wait_for(lock, kPollStep);
+    }
+    if (!gone) {
+      return Status(Code::timed_out, "stop " + name_ + ": its system did not power off within " +
+                                         format_duration(patience) + "; stop it without --graceful");
+    }
+    reason = "powered off";
+  }
+  if (Status gone = guest_->destroy(); !gone.ok()) return gone.with_context("stop " + name_);
+  lose_guest("stopped", reason);
+  return done(status());
+}
+
+Status GuestHost::check_protect(const std::string& peer, Duration epoch) const {
+  if (guest_ == nullptr) return not_here("protect");
+  if (protection() != nullptr) {
+    const GuestStatus now = status();
+    return {Code::exists, "protect " + name_ + ": it is already protected by node '" + now.peer + "' (" +
+                              now.state + "); unprotect it first"};
+  }
+  if (context_.config.peers.count(peer) == 0) {
+    std::string known;
+    for (const auto& [name, address] : context_.config.peers) known += (known.empty() ? "" : ", ") + name;
+    return {Code::invalid,
+            "protect " + name_ + ": unknown peer '" + peer + "'; " +
+                (known.empty() ? "none is configured, add [peer." + peer + "]" : "known: " + known)};
+  }
+  if (epoch < std::chrono::milliseconds(kEpochMinMs) || epoch > std::chrono::milliseconds(kEpochMaxMs)) {
+    return {Code::invalid, "protect " + name_ + ": epoch of " + format_duration(epoch) +
+                               " is out of range; it must be from 2ms to 1s"};
+  }
+  return {};
+}
+
+primary::Options GuestHost::protection_options(const std::string& peer, Duration epoch) const {
+  const Config& config = context_.config;
+  primary::Options options;
+  options.node = config.node;
+  options.peer = peer;
+  options.peer_address = config.peers.at(peer);
+  options.epoch_interval = epoch;
+  options.heartbeat_interval = std::chrono::milliseconds(config.heartbeat_ms);
+  options.heartbeat_lost = config.heartbeat_lost;
+  options.arbiter_timeout = config.arbiter_timeout();
+  options.staging_bytes = static_cast<size_t>(config.staging_mib) << 20;
+  options.record_path = config.record_path;
+  return options;
+}
+
+primary::Callbacks GuestHost::protection_callbacks(uint64_t id) {
+  // A weak reference: a callback must never be the one that lets go of the host.
+  std::weak_ptr<GuestHost> weak = weak_from_this();
+  primary::Callbacks callbacks;
+  callbacks.on_epoch = [this](const EpochSample& sample) {
+    metrics_->on_epoch(sample);  // The host outlives its Protection and its threads.
+    const std::lock_guard lock(mutex_);
+    window_.add(sample);
+  };
+  callbacks.on_arbiter_request = [this](Duration took) { metrics_->on_arbiter_request(took); };
+  callbacks.on_state = [this, weak, id](const primary::Snapshot& snapshot) {
+    on_protection_state(id, snapshot);
+    if (is_final(snapshot.state)) {
+      boost::asio::post(strand_, [weak] {
+        if (auto host = weak.lock()) host->settle();
+      });
+    }
+  };
+  return callbacks;
+}
+
+Reply GuestHost::protect(const std::string& peer, Duration epoch, bool dry_run) {
+  settle();
+  if (Status fit = check_protect(peer, epoch); !fit.ok()) return fit;
+  const primary::Options options = protection_options(peer, epoch);
+  if (dry_run) {
+    return would("protect " + name_ + " on node '" + peer + "' at " + options.peer_address +
+                 " with epochs of " + format_duration(epoch));
+  }
+  uint64_t id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    id = ++rest_.protection_id;
+    last_protection_ = {};
+    logged_state_ = primary::State::failed;
+  }
+  auto started = primary::Protection::start(*guest_, definition_, *net_, context_.arbiter, options,
+                                            protection_callbacks(id));
+  if (!started.ok()) return started.status().with_context("protect " + name_);
+  {
+    const std::lock_guard lock(mutex_);
+    protection_ = *std::move(started);
+    window_.clear();
+    rest_.peer = peer;
+    rest_.epoch_ms = to_ms(epoch);
+    rest_.reason.clear();
+    rest_.reason_code.clear();
+  }
+  return done(status());
+}
+
+// Any thread of the Protection.
+void GuestHost::on_protection_state(uint64_t id, const primary::Snapshot& snapshot) {
+  const std::lock_guard lock(mutex_);
+  if (id != rest_.protection_id) return;
+  if (!is_final(last_protection_.state)) last_protection_ = snapshot;
+  changed_.notify_all();
+  if (snapshot.state == logged_state_) return;
+  logged_state_ = snapshot.state;
+  std::string message = "protection: " + std::string(primary::to_string(snapshot.state));
+  if (!snapshot.end.message().empty()) message += ": " + snapshot.end.message();
+  const bool bad = snapshot.state == primary::State::fenced || snapshot.state == primary::State::frozen ||
+                   !snapshot.end.ok();
+  log(bad ? LogLevel::warn : LogLevel::info, {name_, snapshot.generation, snapshot.acked}, message);
+}
+
+bool GuestHost::wait_protection_end(Duration patience) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, patience, [&] { return is_final(last_protection_.state); });
+}
+
+// A protection that has ended is taken down, and what it left behind becomes our state.
+void GuestHost::settle() {
+  std::shared_ptr<primary::Protection> ended;
+  primary::Snapshot last;
+  {
+    const std::lock_guard lock(mutex_);
+    if (protection_ == nullptr || !is_final(last_protection_.state)) return;
+    last = last_protection_;
+    ended = std::move(protection_);
+    protection_ = nullptr;
+    ever_protected_ = ever_protected_ || last.acked > 0;
+    rest_.state = ever_protected_ ? "unprotected" : "running";
+    rest_.reason = last.end.message();
+    rest_.reason_code = to_string(last.end.code());
+    rest_.generation = std::max(rest_.generation, last.generation);
+    rest_.sealed = last.sealed;
+    rest_.sent = last.sent;
+    rest_.acked = last.acked;
+    rest_.released = last.released;
+    rest_.stretched_epochs = last.stretched_epochs;
+  }
+  ended.reset();  // joins, unless status() holds it for another moment
+  metrics_->on_aborted(last.sealed - last.acked);
+  if (last.state == primary::State::fenced) {
+    lose_guest("fenced", last.end.message());
+  } else if (last.state == primary::State::failed) {
+    if (Status gone = guest_->destroy(); !gone.ok()) {
+      log(LogLevel::error, {name_, last.generation, 0}, "destroy what the guest left: " + gone.message());
+    }
+    lose_guest("stopped", last.end.message());
+  }
+}
+
+Reply GuestHost::unprotect(const std::string& reason, bool dry_run) {
+  settle();
+  if (guest_ == nullptr) return not_here("unprotect");
+  const auto live = protection();
+  if (live == nullptr) return Reply::not_protected("unprotect " + name_ + ": it is not protected");
+  if (dry_run) return would("end the protection of " + name_ + " and destroy its replica");
+  live->unprotect(reason);
+  if (!wait_protection_end(kEndPatience)) {
+    return Status(Code::timed_out, "unprotect " + name_ + ": the arbiter (" + context_.arbiter.describe() +
+                                       ") has not answered yet; output stays held and it is asked again");
+  }
+  const std::string state = status().state;
+  settle();
+  if (state == "fenced") {
+    return Status(Code::unsafe,
+                  "unprotect " + name_ + ": the backup won the right to run; " + status().reason);
+  }
+  return done(status());
+}
+
+Reply GuestHost::failover(bool dry_run) {
+  settle();
+  std::shared_ptr<backup::Session> session;
+  {
+    const std::lock_guard lock(mutex_);
+    if (session_ != nullptr) session = session_->session();
+  }
+  const GuestStatus now = status();
+  if (session != nullptr) {
+    if (dry_run) return would("stop acknowledging and promote the replica of " + name_ + " here");
+    return failover_backup(session);
+  }
+  if (guest_ == nullptr) return not_here("failover");
+  if (protection() == nullptr) {
+    return Reply::not_protected("failover " + name_ + ": it runs here unprotected, nobody could take over");
+  }
+  if (now.state != "protected") {
+    return Status(Code::unsafe,
+                  "failover " + name_ + ": refused in state " + now.state + "; wait until it is protected");
+  }
+  if (dry_run) return would("let node '" + now.peer + "' take over " + name_);
+  return failover_primary();
+}
+
+Reply GuestHost::failover_primary() {
+  protection()->order_failover();
+  if (!wait_protection_end(kFailoverPatience)) {
+    return Status(Code::timed_out, "failover " + name_ + ": not decided yet (" + status().state + ")");
+  }
+  settle();
+  const GuestStatus now = status();
+  if (now.state == "fenced") return done(now);
+  return Status(Code::unavailable, "failover " + name_ + ": the backup did not take over, the guest is " +
+                                       now.state + " here: " + now.reason);
+}
+
+Reply GuestHost::failover_backup(const std::shared_ptr<backup::Session>& session) {
+  if (Status ordered = session->order_failover(); !ordered.ok()) return ordered.with_context(name_);
+  std::unique_lock lock(mutex_);
+  const auto slot = session_;
+  const auto ended = [&] { return slot == nullptr || is_final(slot->last().state); };
+  if (!changed_.wait_for(lock, kFailoverPatience, ended)) {
+    return Status(Code::timed_out,
+                  "failover " + name_ + ": not decided yet; see 'remusd status " + name_ + "'");
+  }
+  const backup::Snapshot last = slot == nullptr ? backup::Snapshot{} : slot->last();
+  lock.unlock();
+  if (last.state != backup::State::promoted) {
+    const Code code = last.end.ok() ? Code::unavailable : last.end.code();
+    return Status(code,
+                  "failover " + name_ + ": this node did not become its primary: " + last.end.message());
+  }
+  // The guest itself is handed over by the next job on the strand.
+  GuestStatus now = status();
+  now.role = "primary";
+  now.state = "unprotected";
+  now.promote_ms = last.promote_seconds * 1e3;
+  return done(now);
+}
+
+}  // namespace remusd::control

@@ -1,0 +1,125 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// One guest on this node, whatever it is here: running, protected, a replica, or gone. It owns the guest, its
+// gates and its Protection, and carries out the commands on it one after the other.
+//
+//   nothing --start--> running --protect--> (Protection's states) --> unprotected --protect--> ...
+//   nothing --admit--> (Session's states) --promoted--> unprotected        any --stop--> stopped
+//   protected --lost the right to run--> fenced (the guest is gone)
+//
+// Always: a guest and a live session never exist together; a Protection lives only beside its guest and is
+// destroyed before it, never from its own callback.
+//
+// Threads: what says "on the strand" must run in strand(), and may block for seconds; the rest may be called
+// from any thread and does not block.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/strand.hpp>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "arbiter/arbiter.h"
+#include "control/config.h"
+#include "control/epoch_window.h"
+#include "control/exit_code.h"
+#include "control/guest_status.h"
+#include "control/metrics.h"
+#include "control/session_slot.h"
+#include "netbuf/net_buffer.h"
+
+namespace remusd::control {
+
+class GuestHost;
+
+/// What all hosts share; outlives them.
+struct HostContext {
+  const Config& config;
+  arbiter::Arbiter& arbiter;
+  Metrics& metrics;
+  boost::asio::any_io_executor pool;
+  /// On the strand: this host retired, take it off the list.
+  std::function<void(GuestHost&)> on_retired;
+};
+
+class GuestHost : public std::enable_shared_from_this<GuestHost> {
+ public:
+  using Strand = boost::asio::strand<boost::asio::any_io_executor>;
+
+  GuestHost(std::string name, HostContext& context);
+  ~GuestHost();
+
+  const std::string& name() const { return name_; }
+  Strand& strand() { return strand_; }
+
+  // Commands, on the strand. `dry_run` checks what can be checked and changes nothing.
+  Reply start(const guest::Definition& definition, bool dry_run);
+  Reply stop(bool graceful, Duration patience, bool dry_run);
+  Reply protect(const std::string& peer, Duration epoch, bool dry_run);
+  Reply unprotect(const std::string& reason, bool dry_run);
+  Reply failover(bool dry_run);
+  Reply bench_floor(int count);
+
+  // On the strand: what time and others bring.
+  void poll();
+  void adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted> promoted);
+  void session_ended(const SessionSlot& slot);  // after the session was joined
+  /// Ends protection in order and lets go of the guest without ending it, where it has a process of its own.
+  /// False when protection would not end: then the process must end without destroying this host.
+  bool shut_down();
+
+  GuestStatus status() const;
+  /// May `slot`'s session make this node the backup of the guest? From then on it is this host's session.
+  Status admit(std::shared_ptr<SessionSlot> slot, const std::string& peer);
+  void on_arbiter_request(Duration took) { metrics_->on_arbiter_request(took); }
+
+ private:
+  Status check_start(const guest::Definition& definition);
+  Status start_guest(const guest::Definition& definition);
+  Result<std::unique_ptr<netbuf::NetBuffer>> open_gates(guest::Guest& guest);
+  Status win_right_to_run();
+  Status check_protect(const std::string& peer, Duration epoch) const;
+  primary::Options protection_options(const std::string& peer, Duration epoch) const;
+  primary::Callbacks protection_callbacks(uint64_t id);
+  void on_protection_state(uint64_t id, const primary::Snapshot& snapshot);
+  bool wait_protection_end(Duration patience);
+  void settle();
+  Reply failover_primary();
+  Reply failover_backup(const std::shared_ptr<backup::Session>& session);
+  void finish_promotion();
+  void lose_guest(const std::string& state, const std::string& reason);
+  void watch_guest();
+  void retire_if_idle();
+  std::shared_ptr<primary::Protection> protection() const;
+  Status not_here(const std::string& what) const;
+  void fill_primary(const primary::Snapshot& snapshot, GuestStatus* status) const;
+  static void fill_backup(const backup::Snapshot& snapshot, GuestStatus* status);
+
+  const std::string name_;
+  HostContext& context_;
+  Strand strand_;
+  std::unique_ptr<VmMetrics> metrics_;  // null once retired
+
+  // The strand's own.
+  guest::Definition definition_;
+  std::unique_ptr<guest::Guest> guest_;
+  std::unique_ptr<netbuf::NetBuffer> net_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;  // last_protection_ or session_'s state
+  // Guarded by mutex_ from here on; protection_ and has_guest_ are changed on the strand only.
+  bool has_guest_ = false, starting_ = false, retired_ = false;
+  bool ever_protected_ = false;
+  std::shared_ptr<primary::Protection> protection_;
+  primary::Snapshot last_protection_;
+  primary::State logged_state_ = primary::State::failed;
+  std::shared_ptr<SessionSlot> session_;
+  uint64_t promoted_slot_ = 0;  // the session whose guest we have, until it has ended
+  EpochWindow window_;
+  GuestStatus rest_;  // what status() says when nothing is live, and what does not change meanwhile
+};
+
+}  // namespace remusd::control

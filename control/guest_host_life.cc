@@ -1,0 +1,336 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// GuestHost: how a guest comes to run here, is watched, and goes.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+
+#include "control/guest_host.h"
+#include "control/log.h"
+#include "control/running_file.h"
+
+namespace remusd::control {
+namespace {
+
+constexpr std::chrono::milliseconds kBenchSpacing{25};
+constexpr std::chrono::seconds kShutDownPatience{8};
+
+guest::DriverOptions driver_options(const Config& config) {
+  guest::DriverOptions options;
+  options.runtime_dir = config.runtime_dir;
+  options.qemu_binary = config.qemu_binary;
+  options.tracker = config.tracker;
+  options.qmp_timeout_ms = config.qmp_timeout_ms;
+  return options;
+}
+
+}  // namespace
+
+Status GuestHost::check_start(const guest::Definition& definition) {
+  const std::string what = "start " + name_;
+  if (guest_ != nullptr) return {Code::exists, what + ": it already runs here"};
+  {
+    const std::lock_guard lock(mutex_);
+    if (session_ != nullptr) {
+      return {Code::unsafe, what + ": this node holds its replica; 'remusd failover " + name_ +
+                                "' runs it here, 'remusd unprotect' on its primary drops the replica"};
+    }
+  }
+  if (definition.attach_qmp.empty()) REMUSD_TRY(check_not_running(context_.config.runtime_dir, name_));
+  auto record = context_.arbiter.read(name_, Clock::now() + context_.config.arbiter_timeout());
+  if (!record.ok()) return record.status().with_context(what + ": read who may run it from the arbiter");
+  if (record->has_value() && (*record)->owner != context_.config.node) {
+    return {Code::unsafe, what + ": refused, node '" + (*record)->owner + "' owns it since generation " +
+                              std::to_string((*record)->generation) +
+                              "; protect it from there, then fail over"};
+  }
+  return {};
+}
+
+Status GuestHost::win_right_to_run() {
+  const Duration timeout = context_.config.arbiter_timeout();
+  const Time began = Clock::now();
+  REMUSD_ASSIGN(const std::optional<arbiter::Record> record, context_.arbiter.read(name_, began + timeout));
+  if (record && record->owner != context_.config.node) {
+    return {Code::unsafe,
+            "node '" + record->owner + "' won generation " + std::to_string(record->generation)};
+  }
+  const uint64_t expected = record ? record->generation : 0;
+  const arbiter::Record desired{expected + 1, context_.config.node, arbiter::this_boot_id(), 0,
+                                arbiter::make_nonce()};
+  const arbiter::Answer answer =
+      arbiter::acquire(context_.arbiter, name_, expected, desired, Clock::now() + timeout);
+  metrics_->on_arbiter_request(Clock::now() - began);
+  if (answer.verdict == arbiter::Verdict::lost) {
+    const std::string winner = answer.current ? "node '" + answer.current->owner + "' won generation " +
+                                                    std::to_string(answer.current->generation)
+                                              : "another request won";
+    return {Code::unsafe, winner};
+  }
+  if (answer.verdict == arbiter::Verdict::unknown) {
+    return {Code::unavailable, "the arbiter (" + context_.arbiter.describe() +
+                                   ") does not say who may run it: " + answer.why.message()};
+  }
+  const std::lock_guard lock(mutex_);
+  rest_.generation = expected + 1;
+  return {};
+}
+
+Result<std::unique_ptr<netbuf::NetBuffer>> GuestHost::open_gates(guest::Guest& guest) {
+  std::vector<netbuf::Nic> nics;
+  for (const guest::NicEndpoint& endpoint : guest.nics()) {
+    if (endpoint.socket_path.empty()) continue;
+    REMUSD_ASSIGN(ScopedFd tap, netbuf::open_tap(endpoint.tap, endpoint.bridge));
+    nics.push_back({endpoint.id, endpoint.mac, endpoint.socket_path, std::move(tap)});
+  }
+  netbuf::NetOptions options;
+  options.limit_bytes = static_cast<size_t>(context_.config.packet_buffer_mib) << 20;
+  return netbuf::NetBuffer::start(std::move(nics), options, name_, false);
+}
+
+Status GuestHost::start_guest(const guest::Definition& definition) {
+  const guest::DriverOptions options = driver_options(context_.config);
+  const bool attaching = !definition.attach_qmp.empty();
+  REMUSD_TRY(win_right_to_run());
+  REMUSD_ASSIGN(std::unique_ptr<guest::Guest> guest,
+                attaching ? guest::attach(definition, options) : guest::start(definition, options));
+  auto net = open_gates(*guest);
+  if (!net.ok()) {
+    if (!attaching) {
+      if (Status gone = guest->destroy(); !gone.ok()) log(LogLevel::error, {name_}, gone.message());
+    }
+    return net.status();
+  }
+  remember_running(context_.config.runtime_dir, name_, guest->pid());
+  definition_ = definition;
+  guest_ = std::move(guest);
+  net_ = *std::move(net);
+  metrics_->reset_net();
+  const std::lock_guard lock(mutex_);
+  has_guest_ = true;
+  ever_protected_ = false;
+  window_.clear();
+  const uint64_t generation = rest_.generation, id = rest_.protection_id;
+  rest_ = {};
+  rest_.vm = name_;
+  rest_.node = context_.config.node;
+  rest_.state = "running";
+  rest_.generation = generation;
+  rest_.protection_id = id;
+  rest_.pid = guest_->pid();
+  return {};
+}
+
+Reply GuestHost::start(const guest::Definition& definition, bool dry_run) {
+  settle();
+  {
+    const std::lock_guard lock(mutex_);
+    if (retired_)
+      return Status(Code::unavailable, "start " + name_ + ": its replica is just going; try again");
+    starting_ = true;  // No session is admitted from here on.
+  }
+  Status outcome = check_start(definition);
+  if (outcome.ok() && !dry_run) outcome = start_guest(definition).with_context("start " + name_);
+  {
+    const std::lock_guard lock(mutex_);
+    starting_ = false;
+  }
+  if (!outcome.ok() || dry_run) retire_if_idle();
+  if (!outcome.ok()) return outcome;
+  if (dry_run) {
+    return nlohmann::json{{"schema_version", kSchemaVersion},
+                          {"dry_run", true},
+                          {"would", (definition.attach_qmp.empty() ? "start " : "attach to ") + name_}};
+  }
+  const GuestStatus now = status();
+  log(LogLevel::info, {name_, now.generation, 0}, "the guest runs here, unprotected");
+  return to_json(now);
+}
+
+void GuestHost::lose_guest(const std::string& state, const std::string& reason) {
+  REMUSD_ASSERT(protection() == nullptr, "the protection goes before its guest");
+  if (net_ != nullptr) metrics_->on_net(net_->stats());
+  net_.reset();
+  metrics_->reset_net();
+  guest_.reset();
+  forget_running(context_.config.runtime_dir, name_);
+  const std::lock_guard lock(mutex_);
+  has_guest_ = false;
+  rest_.state = state;
+  rest_.reason = reason;
+  rest_.pid = 0;
+  rest_.held_bytes = 0;
+  log(LogLevel::warn, {name_, rest_.generation, 0}, "the guest is gone (" + state + "): " + reason);
+}
+
+// While a Protection lives its epoch thread takes the events; afterwards nobody else does.
+void GuestHost::watch_guest() {
+  if (guest_ == nullptr || protection() != nullptr) return;
+  std::string gone;
+  for (const guest::Event& event : guest_->take_events()) {
+    log(LogLevel::info, {name_}, "guest event: " + event.detail);
+    if (event.kind == guest::EventKind::exited) gone = event.detail.empty() ? "it exited" : event.detail;
+  }
+  const int pid = guest_->pid();
+  if (gone.empty() && pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) gone = "its process has gone";
+  if (gone.empty()) return;
+  if (Status cleaned = guest_->destroy(); !cleaned.ok()) log(LogLevel::warn, {name_}, cleaned.message());
+  lose_guest("stopped", gone);
+}
+
+void GuestHost::poll() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (retired_) return;
+  }
+  settle();
+  if (net_ != nullptr) {
+    const netbuf::NetStats stats = net_->stats();
+    metrics_->on_net(stats);
+    const std::lock_guard lock(mutex_);
+    rest_.held_bytes = stats.held_bytes;
+  }
+  watch_guest();
+  metrics_->on_status(status());
+}
+
+Status GuestHost::admit(std::shared_ptr<SessionSlot> slot, const std::string& peer) {
+  const std::lock_guard lock(mutex_);
+  const std::string node = "node '" + context_.config.node + "' ";
+  if (retired_) return {Code::unavailable, node + "is just dropping an older replica; try again"};
+  if (has_guest_ || starting_) return {Code::unsafe, node + "runs a guest named " + name_ + " itself"};
+  if (session_ != nullptr) {
+    return {Code::unsafe, node + "already holds a replica of " + name_ + " (" +
+                              std::string(status_word(session_->last().state)) + ")"};
+  }
+  session_ = std::move(slot);
+  rest_ = {};
+  rest_.vm = name_;
+  rest_.node = context_.config.node;
+  rest_.role = "backup";
+  rest_.peer = peer;
+  return {};
+}
+
+void GuestHost::adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted> promoted) {
+  guest_ = std::move(promoted->guest);
+  net_ = std::move(promoted->net);
+  definition_ = std::move(promoted->definition);
+  metrics_->reset_net();
+  remember_running(context_.config.runtime_dir, name_, guest_->pid());
+  const int pid = guest_->pid();
+  {
+    const std::lock_guard lock(mutex_);
+    has_guest_ = true;
+    promoted_slot_ = slot.id;
+    rest_.generation = promoted->generation;
+    rest_.pid = pid;
+    window_.clear();
+    if (session_ != nullptr && session_->id == slot.id) return;  // its end is still to be told
+  }
+  finish_promotion();
+}
+
+void GuestHost::session_ended(const SessionSlot& slot) {
+  const backup::Snapshot last = slot.last();
+  {
+    const std::lock_guard lock(mutex_);
+    if (session_ == nullptr || session_->id != slot.id) return;
+    session_ = nullptr;
+    changed_.notify_all();
+    rest_.reason = last.end.message();
+    rest_.reason_code = to_string(last.end.code());
+    rest_.generation = std::max(rest_.generation, last.generation);
+    rest_.received = last.received;
+    rest_.acked = last.acked;
+    rest_.applied = last.applied;
+    rest_.promote_ms = last.promote_seconds * 1e3;
+  }
+  if (last.state == backup::State::promoted) {
+    metrics_->on_failover(last.end.ok() ? "ordered" : "primary_lost");
+    if (guest_ != nullptr) finish_promotion();
+    return;
+  }
+  // A replica that failed after it had committed epochs is worth an operator's look; others just go.
+  if (last.state == backup::State::failed && last.acked > 0) {
+    const std::lock_guard lock(mutex_);
+    rest_.state = "failed";
+    return;
+  }
+  retire_if_idle();
+}
+
+void GuestHost::finish_promotion() {
+  const std::lock_guard lock(mutex_);
+  rest_.role = "primary";
+  rest_.state = "unprotected";
+  ever_protected_ = true;
+  log(LogLevel::warn, {name_, rest_.generation, rest_.applied},
+      "promoted in " + std::to_string(rest_.promote_ms) +
+          " ms, the guest runs here unprotected: " + rest_.reason);
+}
+
+void GuestHost::retire_if_idle() {
+  {
+    const std::lock_guard lock(mutex_);
+    const bool telling = rest_.state == "fenced" || rest_.state == "failed";
+    const bool was_here = rest_.role == "primary" && rest_.generation > 0;  // stopped: still told
+    if (has_guest_ || starting_ || session_ || telling || was_here || retired_) return;
+    retired_ = true;
+  }
+  metrics_.reset();
+  context_.on_retired(*this);
+}
+
+Reply GuestHost::bench_floor(int count) {
+  settle();
+  if (guest_ == nullptr) return not_here("bench floor");
+  if (protection() != nullptr) {
+    return Status(Code::exists, "bench floor " + name_ + ": it is protected; unprotect it first");
+  }
+  std::vector<double> pauses_ms;
+  pauses_ms.reserve(static_cast<size_t>(count));
+  Time next = Clock::now();
+  for (int i = 0; i < count; ++i) {
+    std::this_thread::sleep_until(next);
+    const Time began = Clock::now();
+    Status outcome = guest_->pause();
+    if (outcome.ok()) {
+      if (auto saved = guest_->save(); !saved.ok()) outcome = saved.status();
+      const Status resumed = guest_->resume();
+      if (outcome.ok()) outcome = resumed;
+    }
+    if (!outcome.ok()) return outcome.with_context("bench floor " + name_);
+    pauses_ms.push_back(to_ms(Clock::now() - began));
+    next = began + kBenchSpacing;
+  }
+  const double p50 = quantile(&pauses_ms, 0.5), p99 = quantile(&pauses_ms, 0.99),
+               max = quantile(&pauses_ms, 1);
+  return nlohmann::json{{"schema_version", kSchemaVersion},
+                        {"count", count},
+                        {"pause_ms", {{"p50", p50}, {"p99", p99}, {"max", max}}}};
+}
+
+bool GuestHost::shut_down() {
+  bool clean = true;
+  if (const auto live = protection()) {
+    live->unprotect("the daemon of node '" + context_.config.node + "' is being stopped");
+    clean = wait_protection_end(kShutDownPatience);
+    if (!clean)
+      log(LogLevel::error, {name_}, "protection did not end in time; the arbiter decides who goes on");
+  }
+  settle();
+  if (!clean) return false;
+  net_.reset();
+  // Dropping a Guest that we started would end it. Its process stays.
+  if (guest_ != nullptr && guest_->pid() > 0) {
+    log(LogLevel::info, {name_}, "left running as process " + std::to_string(guest_->pid()));
+    (void)guest_.release();
+  }
+  return true;
+}
+
+}  // namespace remusd::control

@@ -1,0 +1,81 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// GuestHost: what status() says.
+#include "control/guest_host.h"
+
+namespace remusd::control {
+namespace {
+
+Quantiles quantiles(std::vector<double> values) {
+  return {quantile(&values, 0.5), quantile(&values, 0.99), quantile(&values, 1)};
+}
+
+}  // namespace
+
+GuestStatus GuestHost::status() const {
+  GuestStatus now;
+  std::shared_ptr<primary::Protection> protection;
+  std::shared_ptr<SessionSlot> slot;
+  EpochWindow window;
+  {
+    const std::lock_guard lock(mutex_);
+    now = rest_;
+    protection = protection_;
+    slot = session_;
+    window = window_;
+  }
+  // The engine's own locks are taken without ours.
+  now.pause_ms = quantiles(window.pause_ms());
+  now.commit_ms = quantiles(window.commit_ms());
+  now.dirty_pages = quantiles(window.dirty_pages());
+  if (protection != nullptr) fill_primary(protection->snapshot(), &now);
+  if (slot != nullptr) {
+    const auto session = slot->session();
+    fill_backup(session != nullptr ? session->snapshot() : slot->last(), &now);
+  }
+  return now;
+}
+
+void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* status) const {
+  status->live = !is_final(snapshot.state);
+  status->state = status_word(snapshot.state);
+  if (snapshot.state == primary::State::unprotected && snapshot.acked == 0) {
+    const std::lock_guard lock(mutex_);
+    if (!ever_protected_) status->state = "running";
+  }
+  status->generation = snapshot.generation;
+  status->sealed = snapshot.sealed;
+  status->sent = snapshot.sent;
+  status->acked = snapshot.acked;
+  status->released = snapshot.released;
+  status->stretched_epochs = snapshot.stretched_epochs;
+  status->tracker = snapshot.tracker;
+  status->sync_sent_pages = snapshot.sync_sent_pages;
+  status->sync_total_pages = snapshot.sync_total_pages;
+  status->memory_bytes = snapshot.memory_bytes;
+  status->staging_used_bytes = snapshot.staging_used_bytes;
+  status->staging_limit_bytes = snapshot.staging_limit_bytes;
+  status->link_queue_bytes = snapshot.link_queue_bytes;
+  status->heartbeat_rtt_seconds = snapshot.last_rtt_seconds;
+  if (!snapshot.end.message().empty()) {
+    status->reason = snapshot.end.message();
+    status->reason_code = to_string(snapshot.end.code());
+  }
+}
+
+void GuestHost::fill_backup(const backup::Snapshot& snapshot, GuestStatus* status) {
+  status->live = !is_final(snapshot.state);
+  status->state = status_word(snapshot.state);
+  status->generation = std::max(status->generation, snapshot.generation);
+  status->received = snapshot.received;
+  status->acked = snapshot.acked;
+  status->applied = snapshot.applied;
+  status->promote_ms = snapshot.promote_seconds * 1e3;
+  status->memory_bytes = snapshot.memory_bytes;
+  status->staging_used_bytes = snapshot.staged_bytes;
+  status->staging_limit_bytes = snapshot.staging_limit_bytes;
+  status->reason = snapshot.end.message();
+  status->reason_code = to_string(snapshot.end.code());
+}
+
+}  // namespace remusd::control

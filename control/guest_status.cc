@@ -1,0 +1,97 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "control/guest_status.h"
+
+namespace remusd::control {
+
+using nlohmann::json;
+
+json to_json(const GuestStatus& status) {
+  return {
+      {"schema_version", kSchemaVersion},
+      {"vm", status.vm},
+      {"node", status.node},
+      {"role", status.role},
+      {"state", status.state},
+      {"peer", status.peer},
+      {"generation", status.generation},
+      {"epoch_ms", status.epoch_ms},
+      {"epochs",
+       {{"sealed", status.sealed},
+        {"sent", status.sent},
+        {"acked", status.acked},
+        {"released", status.released},
+        {"received", status.received},
+        {"applied", status.applied},
+        {"stretched", status.stretched_epochs}}},
+      {"pause_ms",
+       {{"p50", status.pause_ms.p50}, {"p99", status.pause_ms.p99}, {"max", status.pause_ms.max}}},
+      {"commit_ms", {{"p50", status.commit_ms.p50}, {"p99", status.commit_ms.p99}}},
+      {"dirty_pages", {{"p50", status.dirty_pages.p50}, {"p99", status.dirty_pages.p99}}},
+      {"pid", status.pid},
+      {"tracker", status.tracker},
+      {"promote_ms", status.promote_ms},
+      {"reason", status.reason},
+      {"reason_code", status.reason_code},
+      {"protection_id", status.protection_id},
+      {"sync", {{"sent_pages", status.sync_sent_pages}, {"total_pages", status.sync_total_pages}}},
+      {"memory_bytes", status.memory_bytes},
+      {"held_bytes", status.held_bytes},
+      {"staging_bytes", {{"used", status.staging_used_bytes}, {"limit", status.staging_limit_bytes}}},
+      {"heartbeat_rtt_ms", status.heartbeat_rtt_seconds * 1e3},
+  };
+}
+
+std::string_view status_word(primary::State state) {
+  switch (state) {
+    case primary::State::connecting:
+      return "connecting";
+    case primary::State::syncing:
+      return "syncing";
+    case primary::State::protecting:
+      return "protected";
+    case primary::State::deciding:
+      return "deciding";
+    case primary::State::frozen:
+      return "frozen";
+    case primary::State::unprotected:
+      return "unprotected";
+    case primary::State::fenced:
+      return "fenced";
+    case primary::State::failed:
+      return "stopped";  // the guest ended by itself
+  }
+  REMUSD_ASSERT(false, "every state has a word");
+}
+
+std::string_view status_word(backup::State state) {
+  switch (state) {
+    case backup::State::handshake:
+      return "handshake";
+    case backup::State::syncing:
+      return "syncing";
+    case backup::State::standby:
+      return "standby";
+    case backup::State::deciding:
+      return "deciding";
+    case backup::State::frozen:
+      return "frozen";
+    case backup::State::promoting:
+    case backup::State::promoted:  // until the guest is in our hands
+      return "promoting";
+    case backup::State::ended:
+    case backup::State::failed:
+      return "failed";
+  }
+  REMUSD_ASSERT(false, "every state has a word");
+}
+
+bool is_final(primary::State state) {
+  return state == primary::State::unprotected || state == primary::State::fenced ||
+         state == primary::State::failed;
+}
+
+bool is_final(backup::State state) {
+  return state == backup::State::promoted || state == backup::State::ended || state == backup::State::failed;
+}
+
+}  // namespace remusd::control

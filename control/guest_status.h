@@ -1,0 +1,60 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// What an operator is told about one guest, as plain data. The JSON of `status` and the metrics are made of
+// it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "backup/session.h"
+#include "primary/protection.h"
+
+namespace remusd::control {
+
+inline constexpr int kSchemaVersion = 1;
+
+/// Every word that `state` may be.
+inline constexpr std::array<std::string_view, 13> kStates{
+    "stopped",   "running", "connecting", "syncing",     "protected", "deciding", "frozen",
+    "handshake", "standby", "promoting",  "unprotected", "fenced",    "failed"};
+
+struct Quantiles {
+  double p50 = 0, p99 = 0, max = 0;
+};
+
+struct GuestStatus {
+  std::string vm, node;
+  std::string role = "primary";  // or "backup"
+  std::string state = "stopped";
+  std::string peer;
+  uint64_t generation = 0;
+  double epoch_ms = 0;
+  uint64_t sealed = 0, sent = 0, acked = 0, released = 0, received = 0, applied = 0;  // epochs
+  Quantiles pause_ms, commit_ms, dirty_pages;
+  int pid = 0;
+  std::string tracker = "none";
+  double promote_ms = 0;
+  std::string reason;          // why the last protection or session ended
+  std::string reason_code;     // its Code
+  uint64_t protection_id = 0;  // counts protect commands, so that a caller knows its own
+  uint64_t sync_sent_pages = 0, sync_total_pages = 0;
+  uint64_t memory_bytes = 0, held_bytes = 0;
+  uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
+  uint64_t stretched_epochs = 0;
+  double heartbeat_rtt_seconds = 0;
+  bool live = false;  // a protection or a session goes on
+};
+
+nlohmann::json to_json(const GuestStatus& status);
+
+/// `state` words for the engine's states.
+std::string_view status_word(primary::State state);
+std::string_view status_word(backup::State state);
+bool is_final(primary::State state);
+bool is_final(backup::State state);
+
+}  // namespace remusd::control

@@ -1,0 +1,57 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The Prometheus series. Names carry the remusd_ prefix and base units; docs/operating.md lists them. All is
+// thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "ckpt/epoch_sample.h"
+#include "control/guest_status.h"
+#include "netbuf/net_buffer.h"
+
+namespace remusd::control {
+
+class VmMetrics;
+
+class Metrics {
+ public:
+  explicit Metrics(const std::string& node);
+  ~Metrics();
+
+  /// The series of one guest, which go away with it. Must not outlive the Metrics; one at a time for a name.
+  std::unique_ptr<VmMetrics> add_vm(const std::string& vm);
+  /// Sets a bound of the daemon, in bytes, e.g. "staging" (per protected guest).
+  void set_limit(const std::string& kind, double bytes);
+  /// Everything in the text format, with the process's own memory as of now.
+  std::string text();
+
+ private:
+  friend class VmMetrics;
+  struct Families;
+  std::unique_ptr<Families> families_;
+};
+
+class VmMetrics {
+ public:
+  VmMetrics(Metrics::Families& families, const std::string& vm);
+  ~VmMetrics();
+
+  void on_epoch(const EpochSample& sample);
+  void on_arbiter_request(Duration took);
+  void on_failover(const std::string& reason);  // a name out of a few
+  /// `count` epochs were sealed but will never be acknowledged.
+  void on_aborted(uint64_t count);
+  /// Totals and the new hold times as NetBuffer::stats() gives them.
+  void on_net(const netbuf::NetStats& stats);
+  /// A new NetBuffer: its totals begin at zero again.
+  void reset_net();
+  void on_status(const GuestStatus& status);
+
+ private:
+  struct Series;
+  std::unique_ptr<Series> series_;
+};
+
+}  // namespace remusd::control

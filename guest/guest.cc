@@ -1,0 +1,49 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "guest/guest.h"
+
+#if __has_include("guest/qemu/driver.h")
+#include "guest/qemu/driver.h"
+#else
+namespace remusd::guest::qemu {
+namespace {
+Status none() {
+  return {Code::unsupported, "driver qemu is not built in"};
+}
+Result<std::unique_ptr<Guest>> start(const Definition&, const DriverOptions&) {
+  return none();
+}
+Result<std::unique_ptr<Guest>> attach(const Definition&, const DriverOptions&) {
+  return none();
+}
+Result<std::unique_ptr<Standby>> prepare(const Definition&, const DriverOptions&) {
+  return none();
+}
+}  // namespace
+}  // namespace remusd::guest::qemu
+#endif
+#include "guest/sim/driver.h"
+
+namespace remusd::guest {
+namespace {
+
+bool is_sim(const Definition& definition) {
+  REMUSD_ASSERT(definition.driver == "sim" || definition.driver == "qemu",
+                "the definition has been validated");
+  return definition.driver == "sim";
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverOptions& options) {
+  return is_sim(definition) ? sim::start(definition, options) : qemu::start(definition, options);
+}
+
+Result<std::unique_ptr<Guest>> attach(const Definition& definition, const DriverOptions& options) {
+  return is_sim(definition) ? sim::attach(definition, options) : qemu::attach(definition, options);
+}
+
+Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options) {
+  return is_sim(definition) ? sim::prepare(definition, options) : qemu::prepare(definition, options);
+}
+
+}  // namespace remusd::guest

@@ -1,0 +1,79 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// A running QEMU as a Guest (guest/guest.h has the contract and the states).
+//
+// The pause is three QMP commands: stop, xen-save-devices-state into a memfd of ours, cont. QEMU reads its
+// monitor byte by byte, so with a monitor of our own each command is sent ahead but for its last byte, while
+// nothing is paused or while the state is being saved; what the pause then costs is that one byte.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "guest/guest.h"
+#include "guest/qemu/machine.h"
+#include "guest/qemu/tracker.h"
+
+namespace remusd::guest::qemu {
+
+class QemuGuest : public Guest {
+ public:
+  /// Takes over a QEMU that runs, or stands still by an operator's will.
+  explicit QemuGuest(std::unique_ptr<Machine> machine);
+  /// Lets the guest run on, without tracking. The process stays.
+  ~QemuGuest() override;
+
+  const Facts& facts() const override { return machine_->facts; }
+  const std::vector<NicEndpoint>& nics() const override { return machine_->nics; }
+  std::span<const std::byte> memory() const override { return machine_->ram.mapping.bytes(); }
+  int pid() const override { return machine_->process.pid(); }
+
+  Status start_tracking() override;
+  Status stop_tracking() override;
+  std::string tracker_name() const override;
+  Status collect_dirty(PageSet* dirty) override;
+
+  Status pause() override;
+  Result<std::span<const std::byte>> save() override;
+  Status resume() override;
+  Result<std::vector<std::byte>> base_stream() override;
+
+  Status destroy() override;
+  Status power_button() override;
+  std::vector<Event> take_events() override;
+  Status announce() override;
+
+ private:
+  enum class Phase { running, paused };
+
+  Qmp* pause_monitor() { return machine_->fast ? machine_->fast.get() : machine_->general.get(); }
+  /// The lock that the pause's monitor needs; not locked when it is the epoch thread's own.
+  std::unique_lock<std::timed_mutex> lock_pause_monitor();
+  Result<std::unique_lock<std::timed_mutex>> lock_general();
+  Status open_device_file();
+  Status await_save();
+  Result<int> give_fd(int fd);
+  Status record_migration(int fd);
+  void drain_general();
+
+  std::unique_ptr<Machine> machine_;
+  std::string tracker_name_ = "none";
+  std::unique_ptr<Tracker> tracker_;
+  std::vector<int64_t> tracker_fdsets_;
+  bool first_collect_ = false;
+  PageSet populated_;
+
+  Phase phase_ = Phase::running;
+  bool sends_ahead_ = false;  // we may leave a part of a command in the monitor
+  bool stop_ahead_ = false;   // "stop" has been sent but for its last byte
+  bool save_outstanding_ = false;
+  Status save_status_;
+  std::string save_command_;
+  ScopedFd device_file_;  // memfd, opened O_WRONLY: QEMU asks for exactly that
+  Mapping device_;
+  int64_t device_fdset_ = -1;
+  uint64_t resumes_ = 0;
+  std::atomic<bool> exit_told_{false};
+};
+
+}  // namespace remusd::guest::qemu

@@ -1,0 +1,50 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// A QEMU process with its monitors and its RAM: what a running guest and a standby have in common. It moves
+// from one to the other at promotion.
+//
+// Two monitors when we started QEMU: `fast` belongs to the epoch thread alone and needs no lock; `general`
+// serves every other call, under `mutex`. An attached QEMU may have only one, which is then `general`.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "guest/guest.h"
+#include "guest/qemu/command.h"
+#include "guest/qemu/process.h"
+#include "guest/qemu/qmp.h"
+#include "guest/qemu/ram.h"
+
+namespace remusd::guest::qemu {
+
+struct Machine {
+  Process process;
+  std::timed_mutex mutex;  // general
+  std::unique_ptr<Qmp> general;
+  std::unique_ptr<Qmp> fast;  // null: there is only `general`
+  Ram ram;
+  Facts facts;
+  std::vector<NicEndpoint> nics;
+  std::vector<std::string> own_files;  // sockets of ours, removed when the process has ended
+  TrackerKind tracker = TrackerKind::automatic;
+
+  /// Ends the process (politely, then not) and waits until it is gone. Any thread, also beside other calls.
+  Status destroy();
+  /// `status` with QEMU's own last words when it has ended.
+  Status explain(const Status& status) const;
+};
+
+/// Starts QEMU for a guest or a standby and waits until it answers. Ends a forgotten standby of that name.
+Result<std::unique_ptr<Machine>> launch(const Definition& definition, const DriverOptions& options,
+                                        Role role);
+
+/// Connects to the QEMU at definition.attach_qmp.
+Result<std::unique_ptr<Machine>> take_over(const Definition& definition, const DriverOptions& options);
+
+/// The tracker's kind by its name in the configuration.
+Result<TrackerKind> tracker_kind(const std::string& name);
+
+}  // namespace remusd::guest::qemu

@@ -1,0 +1,128 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "primary/protection.h"
+
+#include <sys/random.h>
+
+#include "primary/handshake.h"
+#include "primary/ship.h"
+
+namespace remusd::primary {
+namespace {
+
+ckpt::SessionId make_session_id() {
+  ckpt::SessionId id;
+  const ssize_t got = ::getrandom(id.data(), id.size(), 0);
+  REMUSD_ASSERT(got == static_cast<ssize_t>(id.size()), "16 bytes of randomness are never refused");
+  return id;
+}
+
+/// The next generation, won for this node; a record of another node's is left alone.
+Result<uint64_t> win_generation(arbiter::Arbiter& arbiter, const std::string& vm, const Options& options,
+                                const Callbacks& callbacks) {
+  const Time began = Clock::now();
+  const Time deadline = began + options.arbiter_timeout;
+  const std::string context = "protect " + vm + " (arbiter: " + arbiter.describe() + ")";
+  auto record = arbiter.read(vm, deadline);
+  if (!record.ok()) return record.status().with_context(context);
+  if (*record && (*record)->owner != options.node) {
+    return Status(Code::unsafe, context + ": node " + (*record)->owner +
+                                    " holds the right to run it, generation " +
+                                    std::to_string((*record)->generation) + "; it must not run here");
+  }
+  arbiter::Record desired;
+  const uint64_t expected = *record ? (*record)->generation : 0;
+  desired.generation = expected + 1;
+  desired.owner = options.node;
+  desired.boot_id = arbiter::this_boot_id();
+  desired.nonce = arbiter::make_nonce();
+  const arbiter::Answer answer = arbiter::acquire(arbiter, vm, expected, desired, deadline);
+  if (callbacks.on_arbiter_request) callbacks.on_arbiter_request(Clock::now() - began);
+  switch (answer.verdict) {
+    case arbiter::Verdict::won:
+      return desired.generation;
+    case arbiter::Verdict::lost:
+      return Status(Code::unsafe, context + ": another node changed the right to run it just now");
+    case arbiter::Verdict::unknown:
+      break;
+  }
+  return (answer.why.ok() ? Status(Code::unavailable, "no answer") : answer.why).with_context(context);
+}
+
+Status check_options(const Options& options) {
+  if (options.node.empty()) return Status(Code::invalid, "protect: this node has no name");
+  if (options.node == options.peer) return Status(Code::invalid, "protect: the peer is this node itself");
+  if (options.epoch_interval <= Duration::zero() || options.heartbeat_interval <= Duration::zero() ||
+      options.heartbeat_lost < 1) {
+    return Status(Code::invalid, "protect: epoch and heartbeat intervals must be positive");
+  }
+  if (options.staging_bytes < kMinChunks * kChunkDataBytes) {
+    return Status(Code::invalid,
+                  "protect: staging_bytes must be at least " + std::to_string(kMinChunks * kChunkDataBytes));
+  }
+  if (options.link.send_queue_bytes < 2 * size_t{ckpt::kMaxBodyBytes}) {
+    return Status(Code::invalid, "protect: the send queue must hold at least " +
+                                     std::to_string(2 * size_t{ckpt::kMaxBodyBytes}) + " bytes");
+  }
+  return Status::ok_status();
+}
+
+}  // namespace
+
+class Protection::Impl {
+ public:
+  Impl(guest::Guest& guest, netbuf::NetBuffer& net, arbiter::Arbiter& arbiter, Ship::Config config)
+      : arbiter_timeout_(config.options.arbiter_timeout), ship_(guest, net, arbiter, std::move(config)) {}
+
+  ~Impl() {
+    // In order if that can be had in bounded time; when the arbiter does not answer, output stays held.
+    constexpr Duration kGrace = std::chrono::seconds(2);
+    ship_.unprotect("protection ends on this side");
+    (void)ship_.wait_final(Clock::now() + arbiter_timeout_ + kGrace);
+    ship_.quit();
+  }
+
+  Duration arbiter_timeout_;
+  Ship ship_;
+};
+
+Result<std::unique_ptr<Protection>> Protection::start(guest::Guest& guest,
+                                                      const guest::Definition& definition,
+                                                      netbuf::NetBuffer& net, arbiter::Arbiter& arbiter,
+                                                      const Options& options, Callbacks callbacks) {
+  REMUSD_TRY(check_options(options));
+  Ship::Config config;
+  config.vm = definition.name;
+  config.options = options;
+  Handshake::Config& handshake = config.handshake;
+  REMUSD_ASSIGN(handshake.files, read_boot_files(definition));
+  handshake.definition = definition_body(definition, handshake.files);
+  handshake.facts = guest::to_json(guest.facts());
+  handshake.peer = options.peer;
+  handshake.memory_bytes = guest.memory().size();
+  handshake.hello.session = make_session_id();
+  handshake.hello.node = options.node;
+  handshake.hello.vm = definition.name;
+  handshake.hello.software = "remusd " REMUSD_VERSION;
+
+  REMUSD_ASSIGN(config.generation, win_generation(arbiter, definition.name, options, callbacks));
+  handshake.hello.generation = config.generation;
+  config.callbacks = std::move(callbacks);
+  auto impl = std::make_unique<Impl>(guest, net, arbiter, std::move(config));
+  REMUSD_TRY(impl->ship_.start());
+  return std::unique_ptr<Protection>(new Protection(std::move(impl)));
+}
+
+Protection::Protection(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Protection::~Protection() = default;
+
+void Protection::unprotect(const std::string& reason) {
+  impl_->ship_.unprotect(reason);
+}
+void Protection::order_failover() {
+  impl_->ship_.order_failover();
+}
+Snapshot Protection::snapshot() const {
+  return impl_->ship_.snapshot();
+}
+
+}  // namespace remusd::primary

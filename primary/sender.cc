@@ -1,0 +1,211 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "primary/sender.h"
+
+#include "ckpt/page_codec.h"
+
+namespace remusd::primary {
+namespace {
+
+using ckpt::FrameType;
+
+// Room that data leaves for heartbeats, ORDER and GOODBYE.
+constexpr size_t kControlReserve = 64u << 10;
+
+uint64_t to_ns(Time time) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count());
+}
+
+}  // namespace
+
+Sender::Sender(ckpt::Link& link, Staging& staging, uint64_t generation, Duration heartbeat_interval,
+               std::function<void(const EpochSample&)> on_epoch)
+    : link_(link),
+      staging_(staging),
+      on_epoch_(std::move(on_epoch)),
+      heartbeat_interval_(heartbeat_interval) {
+  link_.writer().set_generation(generation);
+  shadow_.set_generation(generation);
+  body_.reserve(ckpt::kMaxBodyBytes);
+}
+
+Status Sender::record_to(const std::string& path) {
+  record_.open(path, std::ios::binary | std::ios::trunc);
+  if (!record_) return Status(Code::io, "record the stream to " + path + ": cannot be written");
+  return Status::ok_status();
+}
+
+Status Sender::append(FrameType type, uint64_t epoch, ckpt::View body, uint64_t* checksum) {
+  uint64_t ours = 0;
+  REMUSD_TRY(link_.append(type, epoch, body, &ours));
+  queued_bytes_ += sizeof(ckpt::FrameHeader) + body.size();
+  if (record_.is_open()) {
+    shadow_bytes_.clear();
+    const uint64_t theirs = shadow_.append(type, epoch, body, &shadow_bytes_);
+    REMUSD_ASSERT(theirs == ours, "the recording is what the link sends");
+    record_.write(reinterpret_cast<const char*>(shadow_bytes_.data()),
+                  static_cast<std::streamsize>(shadow_bytes_.size()));
+    if (type == FrameType::commit || type == FrameType::goodbye) record_.flush();
+  }
+  if (checksum != nullptr) *checksum = ours;
+  return Status::ok_status();
+}
+
+Status Sender::send(FrameType type, uint64_t epoch, ckpt::View body) {
+  return append(type, epoch, body, nullptr);
+}
+
+Sender::Step Sender::step(bool discard, Time now) {
+  if (!item_) {
+    item_ = staging_.take();
+    if (!item_) return Step::idle;
+    body_ready_ = told_sealed_ = device_done_ = false;
+    base_offset_ = device_offset_ = 0;
+  }
+  if (item_->kind == Item::Kind::holding || item_->kind == Item::Kind::stopped) {
+    const Item::Kind kind = item_->kind;
+    item_.reset();
+    return kind == Item::Kind::holding ? Step::holding : Step::stopped;
+  }
+  if (item_->kind == Item::Kind::sealed && !told_sealed_) {
+    told_sealed_ = true;
+    epoch_ = item_->slot->epoch;
+    return Step::sealed;
+  }
+  return discard ? discard_item() : encode(now);
+}
+
+Sender::Step Sender::discard_item() {
+  if (item_->chunk != nullptr) staging_.recycle(item_->chunk);
+  if (item_->slot != nullptr) staging_.recycle(item_->slot);
+  item_.reset();
+  return Step::worked;
+}
+
+void Sender::encode_slot() {
+  EpochSlot& slot = *item_->slot;
+  if (base_offset_ < slot.base.size()) {
+    REMUSD_ASSERT(ckpt::append_blob_part(slot.base, base_offset_, &body_, &base_next_).ok(),
+                  "the blob is in bounds");
+    body_type_ = FrameType::base;
+    return;
+  }
+  if (!device_done_) {  // Every epoch has one, even an empty one.
+    REMUSD_ASSERT(ckpt::append_blob_part(slot.device, device_offset_, &body_, &device_next_).ok(),
+                  "the blob is in bounds");
+    body_type_ = FrameType::device;
+    return;
+  }
+  ckpt::Commit commit;
+  commit.frames = digest_.frames();
+  commit.pages = pages_;
+  commit.device_bytes = slot.device.size();
+  commit.raw_bytes = pages_ * kPageSize + slot.device.size() + slot.base.size();
+  commit.digest = digest_.value();
+  ckpt::encode(commit, &body_);
+  body_type_ = FrameType::commit;
+}
+
+Sender::Step Sender::encode(Time now) {
+  const uint64_t epoch = item_->chunk != nullptr ? item_->chunk->epoch : item_->slot->epoch;
+  if (!body_ready_) {
+    if (link_.send_space() < sizeof(ckpt::FrameHeader) + ckpt::kMaxBodyBytes + kControlReserve)
+      return Step::blocked;
+    const Time began = Clock::now();
+    body_.clear();
+    base_next_ = base_offset_;
+    device_next_ = device_offset_;
+    if (item_->chunk != nullptr) {
+      const Chunk& chunk = *item_->chunk;
+      ckpt::encode_pages(chunk.numbers.first(chunk.pages), chunk.data.first(chunk.pages * kPageSize), &body_);
+      body_type_ = FrameType::pages;
+    } else {
+      encode_slot();
+    }
+    encode_time_ += Clock::now() - began;
+    body_ready_ = true;
+  }
+  uint64_t checksum = 0;
+  if (!append(body_type_, epoch, body_, &checksum).ok()) return Step::blocked;
+  body_ready_ = false;
+  if (digest_.frames() == 0 && sent_bytes_ == 0) first_queued_ = now;
+  sent_bytes_ += sizeof(ckpt::FrameHeader) + body_.size();
+
+  if (body_type_ != FrameType::commit) {
+    digest_.add(checksum);
+    if (item_->chunk != nullptr) {
+      pages_ += item_->chunk->pages;
+      if (epoch == 1) sync_sent_pages_ += item_->chunk->pages;
+      staging_.recycle(item_->chunk);
+      item_.reset();
+    } else {
+      base_offset_ = base_next_;
+      device_offset_ = device_next_;
+      if (body_type_ == FrameType::device) device_done_ = device_offset_ == item_->slot->device.size();
+    }
+    return Step::worked;
+  }
+
+  EpochSlot* slot = item_->slot;
+  item_.reset();
+  slot->committed = Clock::now();
+  slot->first_queued = first_queued_;
+  slot->wire_mark = queued_bytes_;
+  EpochSample& sample = slot->sample;
+  sample.encode = encode_time_;
+  sample.raw_bytes = pages_ * kPageSize + slot->device.size() + slot->base.size();
+  sample.sent_bytes = sent_bytes_;
+  last_digest_ = digest_.value();
+  digest_.reset();
+  pages_ = sent_bytes_ = 0;
+  encode_time_ = {};
+  REMUSD_ASSERT(in_flight_count_ < in_flight_.size(), "as many epochs are in flight as there are slots");
+  in_flight_[in_flight_count_++] = slot;
+  return Step::committed;
+}
+
+void Sender::note_wire(Time now) {
+  for (size_t i = 0; i < in_flight_count_; ++i) {
+    EpochSlot& slot = *in_flight_[i];
+    if (slot.wired || link_.stats().sent_bytes < slot.wire_mark) continue;
+    slot.wired = true;
+    slot.sample.wire = now - slot.first_queued;
+  }
+}
+
+void Sender::on_ack(uint64_t epoch, Time now) {
+  note_wire(now);
+  size_t done = 0;
+  for (; done < in_flight_count_ && in_flight_[done]->epoch <= epoch; ++done) {
+    EpochSlot* slot = in_flight_[done];
+    if (!slot->wired) slot->sample.wire = now - slot->first_queued;
+    slot->sample.ack = now - slot->committed;
+    slot->sample.commit = now - slot->began;
+    if (on_epoch_) on_epoch_(slot->sample);
+    staging_.recycle(slot);
+  }
+  for (size_t i = done; i < in_flight_count_; ++i) in_flight_[i - done] = in_flight_[i];
+  in_flight_count_ -= done;
+}
+
+void Sender::heartbeat(Time now) {
+  if (now < next_heartbeat_) return;
+  next_heartbeat_ = now + heartbeat_interval_;
+  ckpt::Heartbeat heartbeat;
+  heartbeat.sent_ns = to_ns(now);
+  if (peer_sent_ns_ != 0) heartbeat.echo_ns = peer_sent_ns_ + (to_ns(now) - to_ns(peer_heard_));
+  ckpt::Bytes body;
+  ckpt::encode(heartbeat, &body);
+  // No room means that the queue is full of data, which is a sign of life itself.
+  (void)append(FrameType::heartbeat, 0, body, nullptr);
+}
+
+void Sender::on_heartbeat(const ckpt::Heartbeat& heartbeat, Time now) {
+  peer_sent_ns_ = heartbeat.sent_ns;
+  peer_heard_ = now;
+  // The echo is our own clock plus the time it was kept there: what is missing to now was spent on the way.
+  if (heartbeat.echo_ns != 0 && heartbeat.echo_ns <= to_ns(now))
+    rtt_seconds_ = static_cast<double>(to_ns(now) - heartbeat.echo_ns) / 1e9;
+}
+
+}  // namespace remusd::primary

@@ -1,0 +1,100 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// Turns what staging holds into frames on the link, one frame per step(), never blocking: when the link has
+// no room the frame is kept and tried again. Also heartbeats, the samples of epochs in flight, and the
+// recording of what was sent. Owned by the ship thread.
+#pragma once
+
+#include <array>
+#include <fstream>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "ckpt/link.h"
+#include "ckpt/records.h"
+#include "primary/staging.h"
+
+namespace remusd::primary {
+
+class Sender {
+ public:
+  Sender(ckpt::Link& link, Staging& staging, uint64_t generation, Duration heartbeat_interval,
+         std::function<void(const EpochSample&)> on_epoch);
+
+  /// Everything that is sent from now on is also written to `path`, as the peer sees it.
+  Status record_to(const std::string& path);
+
+  /// One frame outside the epochs. `exhausted`: no room now.
+  Status send(ckpt::FrameType type, uint64_t epoch, ckpt::View body);
+
+  enum class Step {
+    idle,       // nothing to do
+    blocked,    // the link has no room
+    worked,     // a frame was queued (or, when discarding, an item dropped)
+    sealed,     // epoch() begins its last frames
+    committed,  // COMMIT of epoch() was queued with digest()
+    holding,    // output is held from here on
+    stopped,    // the epoch thread has ended
+  };
+  /// Advances by one frame. `discard`: drops instead of sending, for good.
+  Step step(bool discard, Time now);
+  uint64_t epoch() const { return epoch_; }
+  uint64_t digest() const { return last_digest_; }
+
+  /// Queues a heartbeat when one is due and there is room. Data that fills the queue is a sign of life, too.
+  void heartbeat(Time now);
+  void on_heartbeat(const ckpt::Heartbeat& heartbeat, Time now);
+  /// `epoch` and all before it are acknowledged: their samples are told, their slots freed.
+  void on_ack(uint64_t epoch, Time now);
+  /// Marks epochs whose last byte the kernel took.
+  void note_wire(Time now);
+
+  Time next_heartbeat() const { return next_heartbeat_; }
+  double rtt_seconds() const { return rtt_seconds_; }
+  uint64_t sync_sent_pages() const { return sync_sent_pages_; }
+  uint64_t queued_bytes() const { return queued_bytes_; }
+
+ private:
+  Status append(ckpt::FrameType type, uint64_t epoch, ckpt::View body, uint64_t* checksum);
+  Step discard_item();
+  Step encode(Time now);
+  void encode_slot();  // its next frame; the last is COMMIT
+
+  ckpt::Link& link_;
+  Staging& staging_;
+  std::function<void(const EpochSample&)> on_epoch_;
+  Duration heartbeat_interval_;
+
+  std::optional<Item> item_;  // being sent
+  bool told_sealed_ = false, device_done_ = false;
+  uint64_t base_offset_ = 0, device_offset_ = 0;
+  ckpt::Bytes body_;  // encoded, not yet queued when body_ready_
+  bool body_ready_ = false;
+  ckpt::FrameType body_type_ = ckpt::FrameType::pages;
+  uint64_t base_next_ = 0, device_next_ = 0;
+
+  // Of the epoch that is being sent.
+  uint64_t epoch_ = 0;
+  ckpt::EpochDigest digest_;
+  uint64_t last_digest_ = 0;
+  uint64_t pages_ = 0, sent_bytes_ = 0;
+  Duration encode_time_{};
+  Time first_queued_{};
+
+  std::array<EpochSlot*, kMaxInFlight> in_flight_{};  // oldest first
+  size_t in_flight_count_ = 0;
+
+  Time next_heartbeat_{};
+  uint64_t peer_sent_ns_ = 0;
+  Time peer_heard_{};
+  double rtt_seconds_ = 0;
+  uint64_t sync_sent_pages_ = 0;
+  uint64_t queued_bytes_ = 0;
+
+  ckpt::FrameWriter shadow_;  // numbers the recorded frames as the link's writer does
+  ckpt::Bytes shadow_bytes_;
+  std::ofstream record_;
+};
+
+}  // namespace remusd::primary

@@ -1,0 +1,425 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "primary/ship.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+
+namespace remusd::primary {
+namespace {
+
+using ckpt::FrameType;
+
+/// What is queued at once before the link is looked at again: acknowledgements and heartbeats are not kept
+/// waiting.
+constexpr uint64_t kPumpBytes = 1u << 20;
+/// How long a closing link may take to hand over GOODBYE.
+constexpr Duration kDrainTimeout = std::chrono::milliseconds(500);
+
+CoreConfig core_config(const Ship::Config& config, const std::string& nonce) {
+  CoreConfig core;
+  core.generation = config.generation;
+  core.nonce = nonce;
+  core.node = config.options.node;
+  core.peer = config.options.peer;
+  core.heartbeat_interval = config.options.heartbeat_interval;
+  core.heartbeat_lost = config.options.heartbeat_lost;
+  core.handshake_timeout = config.options.handshake_timeout;
+  return core;
+}
+
+}  // namespace
+
+Ship::Ship(guest::Guest& guest, netbuf::NetBuffer& net, arbiter::Arbiter& arbiter, Config config)
+    : guest_(guest),
+      net_(net),
+      arbiter_(arbiter),
+      config_(std::move(config)),
+      nonce_(arbiter::make_nonce()),
+      core_(core_config(config_, nonce_), Clock::now()) {}
+
+Ship::~Ship() {
+  REMUSD_ASSERT(!thread_.joinable(), "quit() comes before the end");
+}
+
+Status Ship::start() {
+  REMUSD_ASSIGN(staging_, Staging::make(config_.options.staging_bytes, [this] { wake(); }));
+  handshake_ = std::make_unique<Handshake>(std::move(config_.handshake));
+  snapshot_.generation = config_.generation;
+  snapshot_.memory_bytes = guest_.memory().size();
+  snapshot_.staging_limit_bytes = staging_->limit_bytes();
+  snapshot_.tracker = "none";
+  thread_ = std::thread([this] { run(); });
+  ::pthread_setname_np(thread_.native_handle(), "ship");
+  return Status::ok_status();
+}
+
+void Ship::wake() {
+  if (ckpt::Link* link = wake_link_.load()) link->wake();
+  // Without the lock: the epoch thread calls this while the guest is paused. A wake-up that is missed for
+  // that is made good by the next tick.
+  mailbox_changed_.notify_one();
+}
+
+void Ship::unprotect(const std::string& reason) {
+  {
+    const std::lock_guard lock(mailbox_mutex_);
+    mailbox_.unprotect = reason;
+  }
+  wake();
+}
+
+void Ship::order_failover() {
+  {
+    const std::lock_guard lock(mailbox_mutex_);
+    mailbox_.order = true;
+  }
+  wake();
+}
+
+void Ship::quit() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mailbox_mutex_);
+    mailbox_.quit = true;
+  }
+  wake();
+  thread_.join();
+}
+
+Snapshot Ship::snapshot() const {
+  const std::lock_guard lock(snapshot_mutex_);
+  return snapshot_;
+}
+
+bool Ship::wait_final(Time deadline) const {
+  std::unique_lock lock(snapshot_mutex_);
+  return snapshot_changed_.wait_until(lock, deadline, [this] {
+    return snapshot_.state == State::unprotected || snapshot_.state == State::fenced ||
+           snapshot_.state == State::failed;
+  });
+}
+
+void Ship::run() {
+  connect();
+  while (serve_mail()) {
+    const Time now = Clock::now();
+    if (link_ && link_->open()) {
+      serve_link(now);
+    } else {
+      idle(now);
+    }
+    tick(Clock::now());
+    publish();
+  }
+  capture_.reset();  // Waits for the driver call that is under way, then the guest runs on.
+  if (link_) link_->close(Status(Code::unavailable, "protection ended"));
+  if (arbiter_thread_.joinable()) arbiter_thread_.join();
+  wake_link_ = nullptr;
+}
+
+void Ship::connect() {
+  const std::string what =
+      "connect to backup " + config_.options.peer + " at " + config_.options.peer_address;
+  auto socket = ckpt::connect_to(config_.options.peer_address, config_.options.connect_timeout);
+  if (!socket.ok()) return carry_out(core_.link_lost(socket.status().with_context(what), Clock::now()));
+  auto link = ckpt::Link::adopt(*std::move(socket), config_.options.link);
+  if (!link.ok()) return carry_out(core_.link_lost(link.status().with_context(what), Clock::now()));
+  link_ = *std::move(link);
+  sender_ = std::make_unique<Sender>(*link_, *staging_, config_.generation,
+                                     config_.options.heartbeat_interval, config_.callbacks.on_epoch);
+  if (!config_.options.record_path.empty()) {
+    if (const Status status = sender_->record_to(config_.options.record_path); !status.ok())
+      return carry_out(core_.link_lost(status, Clock::now()));
+  }
+  wake_link_ = link_.get();
+  carry_out(core_.link_up(Clock::now()));
+}
+
+/// Orders and answers. False: quit.
+bool Ship::serve_mail() {
+  Mailbox mail;
+  {
+    const std::lock_guard lock(mailbox_mutex_);
+    std::swap(mail, mailbox_);
+  }
+  const Time now = Clock::now();
+  if (mail.answer) carry_out(core_.arbiter(*mail.answer, now));
+  if (mail.order) carry_out(core_.order_failover(now));
+  if (mail.unprotect) carry_out(core_.unprotect(*mail.unprotect, now));
+  return !mail.quit;
+}
+
+void Ship::serve_link(Time now) {
+  const bool more = pump(now);
+  const bool agreed = handshake_ == nullptr || handshake_->agreed();
+  if (agreed && !close_at_) sender_->heartbeat(now);
+  if (close_at_ && (now >= *close_at_ || link_->drained())) {
+    link_->close(Status(Code::unavailable, "protection ended"));
+    return;
+  }
+  Time deadline = more ? now : next_tick_;
+  if (agreed && !close_at_) deadline = std::min(deadline, sender_->next_heartbeat());
+  if (close_at_) deadline = std::min(deadline, *close_at_);
+  const Status status =
+      link_->wait(deadline, [this](const ckpt::FrameView& frame) { return on_frame(frame); });
+  sender_->note_wire(Clock::now());
+  if (!status.ok())
+    carry_out(core_.link_lost(status.with_context("backup " + config_.options.peer), Clock::now()));
+}
+
+/// No link: what the epoch thread still hands over is dropped, and mail is waited for.
+void Ship::idle(Time now) {
+  if (sender_) (void)pump(now);
+  std::unique_lock lock(mailbox_mutex_);
+  const auto ready = [this] { return mailbox_.any(); };
+  if (core_.final() && epochs_gone_) {
+    mailbox_changed_.wait(lock, ready);
+  } else {
+    // The epoch thread's wake-ups carry no mail: any notification is worth a look.
+    if (!ready()) mailbox_changed_.wait_until(lock, now + config_.options.heartbeat_interval);
+  }
+}
+
+/// Queues frames while there is room. True: there is more to send right now.
+bool Ship::pump(Time now) {
+  const bool open = link_->open() && !close_at_;
+  if (open && handshake_ != nullptr) return pump_handshake();
+  const uint64_t until = sender_->queued_bytes() + kPumpBytes;
+  while (sender_->queued_bytes() < until) {
+    const bool discard = !open || !core_.may_send();
+    const Sender::Step step = sender_->step(discard, now);
+    if (step == Sender::Step::idle || step == Sender::Step::blocked) return false;
+    on_step(step, now);
+  }
+  return true;
+}
+
+bool Ship::pump_handshake() {
+  const uint64_t until = sender_->queued_bytes() + kPumpBytes;
+  while (sender_->queued_bytes() < until) {
+    if (!pending_set_) pending_set_ = handshake_->next(&pending_type_, &pending_);
+    if (!pending_set_) return false;
+    const Status status = sender_->send(pending_type_, 0, pending_);
+    if (!status.ok()) return false;  // No room, or closed: wait() tells.
+    pending_set_ = false;
+  }
+  return true;
+}
+
+void Ship::on_step(Sender::Step step, Time now) {
+  switch (step) {
+    case Sender::Step::holding:
+      core_.holding();
+      break;
+    case Sender::Step::sealed:
+      core_.sealed(sender_->epoch());
+      break;
+    case Sender::Step::committed:
+      carry_out(core_.sent(sender_->epoch(), sender_->digest()));
+      break;
+    case Sender::Step::stopped:
+      on_stopped(now);
+      break;
+    case Sender::Step::idle:
+    case Sender::Step::blocked:
+    case Sender::Step::worked:
+      break;
+  }
+}
+
+void Ship::on_stopped(Time now) {
+  epochs_gone_ = true;
+  const Capture::Outcome& outcome = capture_->outcome();
+  switch (outcome.ending) {
+    case Capture::Ending::asked:
+      break;
+    case Capture::Ending::guest_gone:
+      carry_out(core_.guest_gone(outcome.why, now));
+      break;
+    case Capture::Ending::guest_left:
+      carry_out(core_.unprotect(outcome.why.message(), now));
+      break;
+    case Capture::Ending::guest_error:
+      carry_out(core_.guest_error(outcome.why, now));
+      break;
+  }
+  carry_out(core_.epochs_stopped(now));
+}
+
+Status Ship::on_frame(const ckpt::FrameView& frame) {
+  if (!core_.link_wanted()) return Status::ok_status();  // The decision is made: nothing that comes counts.
+  const Time now = Clock::now();
+  core_.heard(now);
+  if (frame.type() == FrameType::refuse || frame.type() == FrameType::goodbye) {
+    ckpt::Refuse refuse;
+    REMUSD_TRY(ckpt::decode(frame.body, &refuse));
+    const bool refused = frame.type() == FrameType::refuse;
+    const Code code = refuse.code == Code::ok ? Code::unavailable : refuse.code;
+    carry_out(core_.refused(Status(code, "backup " + config_.options.peer +
+                                             (refused ? " refused: " : " ended: ") + refuse.reason),
+                            now));
+    return Status::ok_status();
+  }
+  if (handshake_ != nullptr && !frame.optional()) {
+    REMUSD_TRY(handshake_->on_frame(frame));
+    if (handshake_->agreed()) link_->reader().set_generation(config_.generation);
+    if (handshake_->ready()) {
+      handshake_.reset();
+      carry_out(core_.standby_ready(now));
+    }
+    return Status::ok_status();
+  }
+  return on_session_frame(frame, now);
+}
+
+Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
+  switch (frame.type()) {
+    case FrameType::ack: {
+      ckpt::Ack ack;
+      REMUSD_TRY(ckpt::decode(frame.body, &ack));
+      const uint64_t before = core_.acked_epoch();
+      carry_out(core_.acked(frame.header.generation, frame.header.epoch, ack.digest, now));
+      if (core_.acked_epoch() > before) {
+        last_ack_ = now;
+        sender_->on_ack(core_.acked_epoch(), now);
+      }
+      return Status::ok_status();
+    }
+    case FrameType::heartbeat: {
+      ckpt::Heartbeat heartbeat;
+      REMUSD_TRY(ckpt::decode(frame.body, &heartbeat));
+      sender_->on_heartbeat(heartbeat, now);
+      return Status::ok_status();
+    }
+    case FrameType::progress:
+      return Status::ok_status();  // What was sent says as much; the frame was a sign of life.
+    default:
+      if (frame.optional()) return Status::ok_status();
+      return Status(Code::corrupt, "frame type " + std::to_string(frame.header.type) + " is out of its turn");
+  }
+}
+
+void Ship::tick(Time now) {
+  if (now < next_tick_) return;
+  next_tick_ = now + config_.options.heartbeat_interval;
+  carry_out(core_.tick(now));
+}
+
+void Ship::carry_out(const Actions& actions) {
+  for (const Action& action : actions) carry_out(action);
+}
+
+void Ship::carry_out(const Action& action) {
+  switch (action.kind) {
+    case Action::Kind::start_epochs: {
+      CaptureOptions options;
+      options.interval = config_.options.epoch_interval;
+      options.sync_threshold_pages = config_.options.sync_threshold_pages;
+      options.sync_rounds = config_.options.sync_rounds;
+      capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
+      epochs_gone_ = false;
+      capture_->start();
+      return;
+    }
+    case Action::Kind::stop_epochs:
+      capture_->request_stop();
+      // Nothing is sent any more: an epoch thread that waits for room must not wait for ever.
+      if (!core_.may_send()) staging_->stop();
+      return;
+    case Action::Kind::release_through:
+      return net_.release_through(action.number);
+    case Action::Kind::ask_arbiter:
+      return ask(action.number);
+    case Action::Kind::pass_output:
+      return net_.pass();
+    case Action::Kind::fence:
+      net_.shut();
+      // A guest that cannot be ended still cannot be heard: its gate is shut for good.
+      (void)guest_.destroy();
+      return;
+    case Action::Kind::send_order_failover: {
+      ckpt::Bytes body;
+      ckpt::encode(ckpt::Order{}, &body);
+      if (const Status status = sender_->send(FrameType::order, 0, body); !status.ok())
+        carry_out(core_.link_lost(status.with_context("order the failover"), Clock::now()));
+      return;
+    }
+    case Action::Kind::send_goodbye:
+      return send_goodbye();
+    case Action::Kind::close_link:
+      return close_link();
+    case Action::Kind::report: {
+      publish();
+      if (config_.callbacks.on_state) config_.callbacks.on_state(snapshot());
+      return;
+    }
+  }
+}
+
+void Ship::send_goodbye() {
+  ckpt::Refuse goodbye;
+  goodbye.code = core_.end().code();
+  goodbye.reason = core_.end().message().substr(0, ckpt::kMaxStringBytes);
+  ckpt::Bytes body;
+  ckpt::encode(goodbye, &body);
+  // Without room it is left unsaid: the backup then loses the right to run to us and ends as well.
+  if (sender_->send(FrameType::goodbye, 0, body).ok()) drain_before_close_ = true;
+}
+
+/// The link ends in the next serve_link(): this may run inside its wait().
+void Ship::close_link() {
+  close_at_ = Clock::now() + (drain_before_close_ ? kDrainTimeout : Duration::zero());
+  staging_->stop();
+}
+
+void Ship::ask(uint64_t expected_generation) {
+  if (arbiter_thread_.joinable()) arbiter_thread_.join();  // It has answered already.
+  arbiter::Record desired;
+  desired.generation = expected_generation + 1;
+  desired.owner = config_.options.node;
+  desired.boot_id = arbiter::this_boot_id();
+  desired.epoch = core_.acked_epoch();
+  desired.nonce = nonce_;
+  arbiter_thread_ = std::thread([this, expected_generation, desired] {
+    const Time began = Clock::now();
+    arbiter::Answer answer = arbiter::acquire(arbiter_, config_.vm, expected_generation, desired,
+                                              began + config_.options.arbiter_timeout);
+    if (config_.callbacks.on_arbiter_request) config_.callbacks.on_arbiter_request(Clock::now() - began);
+    {
+      const std::lock_guard lock(mailbox_mutex_);
+      mailbox_.answer = std::move(answer);
+    }
+    wake();
+  });
+  ::pthread_setname_np(arbiter_thread_.native_handle(), "arbiter");
+}
+
+void Ship::publish() {
+  {
+    const std::lock_guard lock(snapshot_mutex_);
+    snapshot_.state = core_.state();
+    snapshot_.end = core_.final() ? core_.end() : Status();
+    snapshot_.note = core_.note();
+    snapshot_.sealed = core_.sealed_epoch();
+    snapshot_.sent = core_.sent_epoch();
+    snapshot_.acked = core_.acked_epoch();
+    snapshot_.released = core_.released_epoch();
+    snapshot_.last_ack = last_ack_;
+    snapshot_.staging_used_bytes = staging_->used_bytes();
+    if (sender_) {
+      snapshot_.sync_sent_pages = sender_->sync_sent_pages();
+      snapshot_.last_rtt_seconds = sender_->rtt_seconds();
+      snapshot_.link_queue_bytes =
+          link_->open() ? config_.options.link.send_queue_bytes - link_->send_space() : 0;
+    }
+    if (capture_) {
+      snapshot_.sync_total_pages = capture_->sync_total_pages();
+      if (snapshot_.tracker == "none") snapshot_.tracker = capture_->tracker_name();
+      snapshot_.stretched_epochs = capture_->stretched_epochs();
+    }
+  }
+  snapshot_changed_.notify_all();
+}
+
+}  // namespace remusd::primary

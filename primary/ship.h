@@ -1,0 +1,119 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The ship thread: connects, shakes hands, sends what the epoch thread captured, and drives the core with
+// what happens. It owns the link, the sender and the core, starts the epoch thread, and starts a short-lived
+// thread for each request to the arbiter. After the link is gone it goes on serving its mailbox until it is
+// told to quit.
+//
+// Locks: mailbox_mutex_ and snapshot_mutex_, never both, never while a callback runs.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "primary/capture.h"
+#include "primary/core.h"
+#include "primary/handshake.h"
+#include "primary/protection.h"
+#include "primary/sender.h"
+#include "primary/staging.h"
+
+namespace remusd::primary {
+
+class Ship {
+ public:
+  struct Config {
+    std::string vm;
+    Options options;
+    Callbacks callbacks;
+    uint64_t generation = 0;
+    Handshake::Config handshake;
+  };
+  Ship(guest::Guest& guest, netbuf::NetBuffer& net, arbiter::Arbiter& arbiter, Config config);
+  /// REQUIRES: quit() was called when start() was.
+  ~Ship();
+  Ship(const Ship&) = delete;
+  Ship& operator=(const Ship&) = delete;
+
+  /// Takes the staging memory and starts the thread.
+  Status start();
+
+  // From any thread.
+  void unprotect(const std::string& reason);
+  void order_failover();
+  Snapshot snapshot() const;
+  /// Waits until the state is final, at most until `deadline`.
+  bool wait_final(Time deadline) const;
+  /// Ends the thread whatever the state is, and joins; output that is held stays held.
+  void quit();
+
+ private:
+  struct Mailbox {
+    std::optional<std::string> unprotect;
+    bool order = false;
+    bool quit = false;
+    std::optional<arbiter::Answer> answer;
+    bool any() const { return unprotect || order || quit || answer; }
+  };
+
+  void run();
+  void connect();
+  bool serve_mail();
+  void serve_link(Time now);
+  void idle(Time now);
+  bool pump(Time now);
+  bool pump_handshake();
+  void on_step(Sender::Step step, Time now);
+  void on_stopped(Time now);
+  Status on_frame(const ckpt::FrameView& frame);
+  Status on_session_frame(const ckpt::FrameView& frame, Time now);
+  void tick(Time now);
+  void carry_out(const Actions& actions);
+  void carry_out(const Action& action);
+  void ask(uint64_t expected_generation);
+  void send_goodbye();
+  void close_link();
+  void publish();
+  void wake();
+
+  guest::Guest& guest_;
+  netbuf::NetBuffer& net_;
+  arbiter::Arbiter& arbiter_;
+  Config config_;  // not changed after start(), which takes the handshake's part out of it
+  const std::string nonce_;
+
+  // Ship thread only, but for construction.
+  std::unique_ptr<Staging> staging_;
+  Core core_;
+  std::unique_ptr<Handshake> handshake_;  // until READY
+  std::unique_ptr<ckpt::Link> link_;      // from the connection to the end, also when it is closed
+  std::unique_ptr<Sender> sender_;
+  std::unique_ptr<Capture> capture_;
+  ckpt::FrameType pending_type_ = ckpt::FrameType::hello;
+  ckpt::Bytes pending_;  // a handshake frame that found no room
+  bool pending_set_ = false;
+  bool epochs_gone_ = true;  // no epoch thread that will still put items
+  bool drain_before_close_ = false;
+  std::optional<Time> close_at_;
+  Time next_tick_{};
+  Time last_ack_{};
+  std::thread arbiter_thread_;
+
+  std::atomic<ckpt::Link*> wake_link_{nullptr};
+  mutable std::mutex mailbox_mutex_;
+  std::condition_variable mailbox_changed_;
+  Mailbox mailbox_;
+
+  mutable std::mutex snapshot_mutex_;
+  mutable std::condition_variable snapshot_changed_;
+  Snapshot snapshot_;
+
+  std::thread thread_;
+};
+
+}  // namespace remusd::primary

@@ -1,0 +1,16 @@
+#!/bin/bash
+# Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+# Failover after failover, each of a fresh pair at a random moment under traffic.
+#
+#   scripts/soak.sh --failovers N [--json] [--nic virtio-net-pci|e1000] [--vcpus N]
+#                   [--tracker auto|async|sync] [--machine pc|q35] [--death kill|power|mixed]
+#                   [--reboot] [--seed N] [--dirty PAGES_PER_S]
+#
+# One line per failover, and a JSON object as the last line. The seed is printed: give it again to repeat the
+# same moments. --death power takes the cables away first, so that no peer sees a connection being closed.
+# Exits 0 only if all survived and nothing was rolled back.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+case " $* " in *" -h "* | *" --help "*) print_help; exit 0 ;; esac
+need_root
+prepare_world tests/world/soak.py "$@"
+exec /usr/bin/python3 tests/world/soak.py "$@"

@@ -1,0 +1,333 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The backup's decisions: FAULTS.md 3, 6, 7, 8, 17, 18, 20, 21, 22, 25, 39, 41.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "backup/core.h"
+
+namespace remusd::backup {
+namespace {
+
+using arbiter::Verdict;
+using std::chrono::milliseconds;
+
+constexpr uint64_t kGeneration = 7;
+const std::string kNonce = "our-nonce";
+
+class Machine {
+ public:
+  Machine() : core(CoreConfig{.nonce = kNonce}) {}
+
+  Machine& ready() {
+    core.admitted(kGeneration);
+    core.standby_ready(now, &actions);
+    return *this;
+  }
+  Machine& epochs(uint64_t through) {
+    for (uint64_t epoch = core.acked() + 1; epoch <= through; ++epoch) {
+      core.heard(now);
+      core.epoch_staged(epoch, true, &actions);
+      if (epoch > 1) core.applied(epoch, &actions);
+    }
+    return *this;
+  }
+  Machine& lose() {
+    core.link_lost(Status(Code::unavailable, "cut"), &actions);
+    return *this;
+  }
+  void answer(Verdict verdict, std::optional<arbiter::Record> current = std::nullopt) {
+    core.arbiter_answered({verdict, std::move(current), {}}, now, &actions);
+  }
+  void sleep(Duration duration) {
+    for (const Time until = now + duration; now < until;) {
+      now += milliseconds(5);
+      core.tick(now, &actions);
+    }
+  }
+  size_t count(ActionKind kind) const {
+    return static_cast<size_t>(std::count_if(actions.begin(), actions.end(),
+                                             [&](const Action& action) { return action.kind == kind; }));
+  }
+  bool has(ActionKind kind) const { return count(kind) > 0; }
+
+  Core core;
+  Actions actions;
+  Time now{std::chrono::hours(1)};
+};
+
+arbiter::Record record(uint64_t generation, const std::string& nonce) {
+  return {.generation = generation, .owner = "a", .boot_id = "", .epoch = 0, .nonce = nonce};
+}
+
+TEST(BackupCore, AcksAndAppliesEpochsInOrder) {
+  Machine machine;
+  machine.ready();
+  EXPECT_EQ(machine.core.state(), State::syncing);
+  machine.core.epoch_staged(1, true, &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::standby);
+  EXPECT_EQ(machine.core.applied(), 1u) << "the first epoch is in the image when it is acknowledged";
+  machine.core.epoch_staged(2, true, &machine.actions);
+  machine.core.epoch_staged(3, true, &machine.actions);
+  machine.core.applied(2, &machine.actions);
+  EXPECT_EQ(machine.core.acked(), 3u);
+  EXPECT_EQ(machine.core.applied(), 2u);
+  EXPECT_EQ(machine.count(ActionKind::ack), 3u);
+  EXPECT_FALSE(machine.has(ActionKind::ask_arbiter));
+}
+
+TEST(BackupCore, LossBeforeTheFirstCommittedEpochNeverPromotes) {
+  for (const bool ready : {false, true}) {
+    Machine machine;
+    if (ready) machine.ready();
+    machine.lose();
+    EXPECT_EQ(machine.core.state(), State::failed);
+    EXPECT_TRUE(machine.has(ActionKind::destroy_standby));
+    EXPECT_FALSE(machine.has(ActionKind::ask_arbiter));
+    EXPECT_FALSE(machine.has(ActionKind::promote));
+  }
+}
+
+TEST(BackupCore, FailoverDuringFirstSyncIsRefused) {
+  Machine machine;
+  machine.ready();
+  EXPECT_EQ(machine.core.order_failover("an operator", &machine.actions).code(), Code::unsafe);
+  EXPECT_EQ(machine.core.state(), State::syncing);
+  EXPECT_FALSE(machine.core.acking_stopped());
+}
+
+TEST(BackupCore, SilenceIsLossAndStopsAcknowledging) {
+  Machine machine;
+  machine.ready().epochs(3);
+  machine.sleep(milliseconds(90));
+  EXPECT_EQ(machine.core.state(), State::standby);
+  machine.core.heard(machine.now);
+  machine.sleep(milliseconds(90));
+  EXPECT_EQ(machine.core.state(), State::standby);
+  machine.sleep(milliseconds(40));
+  EXPECT_EQ(machine.core.state(), State::deciding);
+  EXPECT_TRUE(machine.has(ActionKind::close_link));
+  const size_t acks = machine.count(ActionKind::ack);
+  machine.core.heard(machine.now);
+  machine.core.epoch_staged(4, true, &machine.actions);
+  EXPECT_EQ(machine.count(ActionKind::ack), acks) << "an epoch that comes after the loss is not acknowledged";
+  EXPECT_EQ(machine.core.data(4), Core::Take::drop);
+}
+
+TEST(BackupCore, AStallOfOursIsNoLossOfTheirs) {
+  Machine machine;
+  machine.ready().epochs(1);
+  machine.now += std::chrono::seconds(60);
+  machine.core.tick(machine.now, &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::standby);
+}
+
+TEST(BackupCore, WonPromotesOnlyWhenAllThatWasAckedIsApplied) {
+  Machine machine;
+  machine.ready().epochs(2);
+  machine.core.epoch_staged(3, true, &machine.actions);
+  machine.core.epoch_staged(4, true, &machine.actions);
+  machine.lose();
+  machine.answer(Verdict::won);
+  EXPECT_EQ(machine.core.state(), State::promoting);
+  EXPECT_FALSE(machine.has(ActionKind::promote));
+  machine.core.applied(3, &machine.actions);
+  EXPECT_FALSE(machine.has(ActionKind::promote));
+  machine.core.applied(4, &machine.actions);
+  EXPECT_EQ(machine.count(ActionKind::promote), 1u);
+  machine.core.promotion_done({}, &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::promoted);
+  EXPECT_EQ(machine.core.order_failover("an operator", &machine.actions).code(), Code::exists);
+}
+
+TEST(BackupCore, LostDestroysTheStandby) {
+  Machine machine;
+  machine.ready().epochs(2).lose();
+  machine.answer(Verdict::lost, record(kGeneration + 1, "theirs"));
+  EXPECT_EQ(machine.core.state(), State::ended);
+  EXPECT_TRUE(machine.has(ActionKind::destroy_standby));
+  EXPECT_FALSE(machine.has(ActionKind::promote));
+}
+
+TEST(BackupCore, UnknownFreezesAndAsksForever) {
+  Machine machine;
+  machine.ready().epochs(2).lose();
+  size_t asked = machine.count(ActionKind::ask_arbiter);
+  EXPECT_EQ(asked, 1u);
+  for (int i = 0; i < 40; ++i) {
+    machine.answer(Verdict::unknown);
+    EXPECT_EQ(machine.core.state(), State::frozen);
+    EXPECT_FALSE(machine.has(ActionKind::promote));
+    EXPECT_FALSE(machine.has(ActionKind::destroy_standby));
+    machine.sleep(std::chrono::seconds(3));
+    EXPECT_EQ(machine.count(ActionKind::ask_arbiter), ++asked) << "one question at a time";
+  }
+  machine.answer(Verdict::won);
+  EXPECT_TRUE(machine.has(ActionKind::promote));
+}
+
+TEST(BackupCore, LosingToOurOwnEarlierRequestIsWinning) {
+  Machine machine;
+  machine.ready().epochs(2).lose();
+  machine.answer(Verdict::unknown);
+  machine.sleep(std::chrono::seconds(1));
+  machine.answer(Verdict::lost, record(kGeneration + 1, kNonce));
+  EXPECT_EQ(machine.core.state(), State::promoting);
+}
+
+TEST(BackupCore, ARecordThatIsMissingOrRolledBackNamesNoWinner) {
+  for (const auto& current :
+       {std::optional<arbiter::Record>(), std::optional(record(kGeneration - 1, "x"))}) {
+    Machine machine;
+    machine.ready().epochs(2).lose();
+    machine.answer(Verdict::lost, current);
+    EXPECT_EQ(machine.core.state(), State::frozen);
+    EXPECT_FALSE(machine.has(ActionKind::destroy_standby));
+  }
+}
+
+TEST(BackupCore, OrderedFailoverKeepsTheLinkUntilTheRightIsWon) {
+  Machine machine;
+  machine.ready().epochs(2);
+  ASSERT_TRUE(machine.core.order_failover("an operator", &machine.actions).ok());
+  EXPECT_TRUE(machine.core.acking_stopped());
+  EXPECT_FALSE(machine.has(ActionKind::close_link));
+  EXPECT_TRUE(machine.core.order_failover("the other side", &machine.actions).ok()) << "twice is harmless";
+  EXPECT_EQ(machine.count(ActionKind::ask_arbiter), 1u);
+  machine.answer(Verdict::won);
+  EXPECT_TRUE(machine.has(ActionKind::close_link));
+  EXPECT_TRUE(machine.has(ActionKind::promote));
+}
+
+TEST(BackupCore, GoodbyeEndsInOrderButNotWhileDeciding) {
+  Machine machine;
+  machine.ready().epochs(2);
+  machine.core.goodbye("unprotect", &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::ended);
+  EXPECT_TRUE(machine.has(ActionKind::destroy_standby));
+  EXPECT_FALSE(machine.has(ActionKind::ask_arbiter));
+
+  Machine deciding;
+  deciding.ready().epochs(2).lose();
+  deciding.core.goodbye("unprotect", &deciding.actions);
+  EXPECT_EQ(deciding.core.state(), State::deciding);
+}
+
+TEST(BackupCore, EpochsThatDoNotRiseByOneOrAreWrongAreLoss) {
+  for (const uint64_t epoch : {uint64_t{0}, uint64_t{2}, uint64_t{3}, uint64_t{5}}) {
+    Machine machine;
+    machine.ready().epochs(3);
+    const size_t acks = machine.count(ActionKind::ack);
+    machine.core.epoch_staged(epoch, true, &machine.actions);
+    EXPECT_EQ(machine.core.state(), State::deciding) << epoch;
+    EXPECT_EQ(machine.count(ActionKind::ack), acks);
+  }
+  Machine machine;
+  machine.ready().epochs(3);
+  machine.core.epoch_staged(4, false, &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::deciding);
+  EXPECT_EQ(machine.core.acked(), 3u);
+}
+
+TEST(BackupCore, APromotionThatFailsIsTold) {
+  Machine machine;
+  machine.ready().epochs(2).lose();
+  machine.answer(Verdict::won);
+  machine.core.promotion_done(Status(Code::io, "no such luck"), &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::failed);
+  EXPECT_NE(machine.core.why().message().find("no such luck"), std::string::npos);
+  EXPECT_TRUE(machine.has(ActionKind::destroy_standby));
+}
+
+// Whatever comes in whatever order, the invariants at the head of core.h hold.
+TEST(BackupCore, HoldsItsInvariantsUnderRandomEvents) {
+  for (uint32_t seed = 0; seed < 4000; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    Machine machine;
+    Core& core = machine.core;
+    size_t seen = 0, asked = 0, answered = 0;
+    bool stopped = false, won = false, promoted = false;
+    uint64_t acked = 0;
+    if (random() % 8 != 0) machine.ready();
+    for (int step = 0; step < 60; ++step) {
+      const bool was_final = core.final();
+      const State was = core.state();
+      machine.now += milliseconds(random() % 12);
+      switch (random() % 14) {
+        case 0:
+          core.tick(machine.now, &machine.actions);
+          break;
+        case 1:
+          if (random() % 8 == 0) machine.lose();
+          break;
+        case 2:
+          if (random() % 16 == 0) core.goodbye("bye", &machine.actions);
+          break;
+        case 3:
+          if (random() % 8 == 0) (void)core.order_failover("test", &machine.actions);
+          break;
+        case 4:
+          if (random() % 32 == 0) core.end(Status(Code::ok, "test"), &machine.actions);
+          break;
+        case 5:
+        case 6:
+          if (asked > answered) {
+            ++answered;
+            const auto verdict = static_cast<Verdict>(random() % 3);
+            won |= !core.final() && verdict == Verdict::won;
+            machine.answer(verdict, record(kGeneration + 1, "theirs"));
+          }
+          break;
+        case 7:
+          if (random() % 16 == 0) core.epoch_staged(random() % 6, random() % 2 == 0, &machine.actions);
+          break;
+        case 8:
+        case 9:
+          if (!core.final() && core.applied() < core.acked())
+            core.applied(core.applied() + 1, &machine.actions);
+          break;
+        default:
+          core.heard(machine.now);
+          if (was != State::handshake) core.epoch_staged(core.acked() + 1, true, &machine.actions);
+          break;
+      }
+      for (; seen < machine.actions.size(); ++seen) {
+        const Action& action = machine.actions[seen];
+        switch (action.kind) {
+          case ActionKind::ack:
+            ASSERT_FALSE(stopped) << "acknowledged after loss was suspected";
+            ASSERT_EQ(action.number, ++acked);
+            break;
+          case ActionKind::ask_arbiter:
+            ASSERT_TRUE(core.acking_stopped());
+            ASSERT_GE(core.acked(), 1u);
+            ASSERT_EQ(action.number, kGeneration);
+            ASSERT_EQ(asked++, answered) << "two questions at a time";
+            break;
+          case ActionKind::promote:
+            ASSERT_TRUE(won);
+            ASSERT_FALSE(promoted);
+            ASSERT_EQ(core.applied(), core.acked());
+            promoted = true;
+            break;
+          case ActionKind::destroy_standby:
+            ASSERT_TRUE(core.final());
+            break;
+          default:
+            break;
+        }
+      }
+      stopped |= core.acking_stopped();
+      ASSERT_LE(core.applied(), core.acked());
+      if (was_final) {
+        ASSERT_EQ(core.state(), was) << "a final state was left";
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace remusd::backup

@@ -1,0 +1,215 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The service in the test guest. All its state is in memory, so whatever it has answered it must still know
+// after a failover. All numbers on the wire are little-endian.
+//
+//   UDP 7000  {u64 id}                        -> {u64 id, u64 counter}; every datagram adds 1 to the counter
+//             {u64 id, u64 counter} x 1..64   -> the same, with the id that is remembered for each counter
+//                                                (0: none); adds nothing. An audit of what was answered.
+//   TCP 7001  {u32 length, bytes}             -> {u64 message number, u64 running hash}; see hash() below
+//   UDP 7002  {u32 command, u32 argument}     -> {u64 pages dirtied, u64 spins, u64 uptime ns, u64 corrupt
+//             0 read, 1 set dirty rate           pages}. A reboot is answered first.
+//             (pages/s), 2 reboot, 3 spin 0/1
+//
+// Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S remusd.pages=N remusd.spin=0|1.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "tests/guest_service/dirtier.h"
+
+namespace remusd::guest_service {
+namespace {
+
+constexpr uint16_t kCountPort = 7000, kStreamPort = 7001, kLoadPort = 7002;
+constexpr size_t kMaxAudit = 64;
+constexpr uint64_t kRemembered = 1 << 20;  // Counters whose ids are kept.
+constexpr uint32_t kMaxMessage = 1 << 16;
+
+struct Entry {
+  uint64_t id, counter;
+};
+
+[[noreturn]] void fail(const char* what) {
+  std::perror(what);
+  std::exit(1);
+}
+
+int open_socket(int type, uint16_t port) {
+  const int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
+  if (fd < 0) fail("socket");
+  const int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) fail("bind");
+  if (type == SOCK_STREAM && listen(fd, 16) != 0) fail("listen");
+  return fd;
+}
+
+/// Answers each datagram with what `answer(data, size, reply)` leaves in reply, if anything.
+template <typename Answer>
+[[noreturn]] void serve_datagrams(int fd, Answer answer) {
+  std::array<std::byte, 2048> data{};
+  std::vector<std::byte> reply;
+  for (;;) {
+    sockaddr_in from{};
+    socklen_t from_size = sizeof from;
+    const ssize_t got =
+        recvfrom(fd, data.data(), data.size(), 0, reinterpret_cast<sockaddr*>(&from), &from_size);
+    if (got < 0) continue;
+    reply.clear();
+    answer(data.data(), static_cast<size_t>(got), &reply);
+    if (reply.empty()) continue;
+    sendto(fd, reply.data(), reply.size(), 0, reinterpret_cast<const sockaddr*>(&from), from_size);
+  }
+}
+
+class Counting {
+ public:
+  Counting() : ids_(kRemembered) {}
+
+  void answer(const std::byte* data, size_t size, std::vector<std::byte>* reply) {
+    if (size == sizeof(uint64_t)) {
+      Entry entry{.id = 0, .counter = ++counter_};
+      std::memcpy(&entry.id, data, sizeof entry.id);
+      ids_[entry.counter % kRemembered] = entry.id;
+      append(entry, reply);
+    } else if (size % sizeof(Entry) == 0 && size > 0 && size <= kMaxAudit * sizeof(Entry)) {
+      for (size_t at = 0; at < size; at += sizeof(Entry)) {
+        Entry entry{};
+        std::memcpy(&entry, data + at, sizeof entry);
+        const bool known = entry.counter <= counter_ && entry.counter + kRemembered > counter_;
+        entry.id = known ? ids_[entry.counter % kRemembered] : 0;
+        append(entry, reply);
+      }
+    }
+  }
+
+ private:
+  static void append(const Entry& entry, std::vector<std::byte>* reply) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(&entry);
+    reply->insert(reply->end(), bytes, bytes + sizeof entry);
+  }
+
+  uint64_t counter_ = 0;
+  std::vector<uint64_t> ids_;
+};
+
+/// FNV-1a, 64 bits, continued from `state`.
+uint64_t hash(uint64_t state, const void* data, size_t size) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  for (size_t i = 0; i < size; ++i) state = (state ^ bytes[i]) * 0x100000001b3U;
+  return state;
+}
+
+bool receive_all(int fd, void* data, size_t size) {
+  return recv(fd, data, size, MSG_WAITALL) == static_cast<ssize_t>(size);
+}
+
+/// One connection. The hash runs over every byte in the order in which the service handled it: a message
+/// with its length, then the reply to it (the reply carries the hash of all before it), and so on.
+void serve_stream(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  uint64_t number = 0;
+  uint64_t running = 0xcbf29ce484222325U;
+  std::vector<std::byte> message;
+  for (uint32_t length = 0; receive_all(fd, &length, sizeof length) && length <= kMaxMessage;) {
+    message.resize(length);
+    if (!receive_all(fd, message.data(), length)) break;
+    running = hash(running, &length, sizeof length);
+    running = hash(running, message.data(), length);
+    const std::array<uint64_t, 2> reply = {++number, running};
+    running = hash(running, reply.data(), sizeof reply);
+    if (send(fd, reply.data(), sizeof reply, MSG_NOSIGNAL) != sizeof reply) break;
+  }
+  close(fd);
+}
+
+[[noreturn]] void accept_streams(int fd) {
+  for (;;) {
+    const int connection = accept4(fd, nullptr, nullptr, SOCK_CLOEXEC);
+    if (connection >= 0) std::thread(serve_stream, connection).detach();
+  }
+}
+
+/// The number after `name=` on the kernel's command line.
+uint32_t parameter(std::string_view name, uint32_t fallback) {
+  std::ifstream file("/proc/cmdline");
+  for (std::string word; file >> word;) {
+    if (word.size() > name.size() && word.starts_with(name) && word[name.size()] == '=') {
+      return static_cast<uint32_t>(std::strtoul(word.c_str() + name.size() + 1, nullptr, 10));
+    }
+  }
+  return fallback;
+}
+
+class Load {
+ public:
+  explicit Load(int fd) : fd_(fd), dirtier_(parameter("remusd.pages", 4096)) {
+    dirtier_.set_rate(parameter("remusd.dirty", 0));
+    spinner_.switch_on(parameter("remusd.spin", 0) != 0);
+  }
+
+  [[noreturn]] void run() {
+    std::thread([this] { dirtier_.run(); }).detach();
+    std::thread([this] { spinner_.run(); }).detach();
+    serve_datagrams(fd_, [this](const std::byte* data, size_t size, std::vector<std::byte>* reply) {
+      std::array<uint32_t, 2> request{};
+      if (size != sizeof request) return;
+      std::memcpy(request.data(), data, size);
+      if (request[0] == 1) dirtier_.set_rate(request[1]);
+      if (request[0] == 2) std::thread(restart).detach();
+      if (request[0] == 3) spinner_.switch_on(request[1] != 0);
+      const std::array<uint64_t, 4> state = {dirtier_.dirtied(), spinner_.iterations(), uptime_ns(),
+                                             dirtier_.corrupt()};
+      const auto* bytes = reinterpret_cast<const std::byte*>(state.data());
+      reply->assign(bytes, bytes + sizeof state);
+    });
+  }
+
+ private:
+  static void restart() {
+    usleep(50'000);  // So that the reply can leave the guest's own queues.
+    reboot(RB_AUTOBOOT);
+  }
+
+  int fd_;
+  Dirtier dirtier_;
+  Spinner spinner_;
+};
+
+}  // namespace
+}  // namespace remusd::guest_service
+
+int main() {
+  using namespace remusd::guest_service;
+  static Counting counting;
+  const int count_fd = open_socket(SOCK_DGRAM, kCountPort);
+  std::thread([count_fd] {
+    serve_datagrams(count_fd, [](const std::byte* data, size_t size, std::vector<std::byte>* reply) {
+      counting.answer(data, size, reply);
+    });
+  }).detach();
+  const int stream_fd = open_socket(SOCK_STREAM, kStreamPort);
+  std::thread([stream_fd] { accept_streams(stream_fd); }).detach();
+  static Load load(open_socket(SOCK_DGRAM, kLoadPort));
+  std::puts("remusd-guest ready");
+  std::fflush(stdout);
+  load.run();
+}

@@ -1,0 +1,674 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The same expectations of both trackers, on a forked child with a shared memory file and threads that write
+// what the test tells them to.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ckpt/mapping.h"
+#include "ckpt/scoped_fd.h"
+#include "guest/qemu/tracker.h"
+
+namespace remusd::guest::qemu {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::steady_clock;
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+constexpr std::chrono::milliseconds kPatience{60000};
+constexpr int kThreads = 4;
+
+#define ASSERT_OK(expression)                           \
+  do {                                                  \
+    const Status ok_status = (expression);              \
+    ASSERT_TRUE(ok_status.ok()) << ok_status.message(); \
+  } while (false)
+
+bool eventually(const std::function<bool()>& condition) {
+  const auto end = steady_clock::now() + kPatience;
+  while (!condition()) {
+    if (steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(microseconds(20));
+  }
+  return true;
+}
+
+void futex(std::atomic<uint32_t>* word, int operation, uint32_t value) {
+  static_cast<void>(::syscall(SYS_futex, word, operation, value, nullptr, nullptr, 0));
+}
+
+enum class Op : uint32_t { none, write, scribble, read_file, discard, punch, load, quit };
+
+/// Orders for one thread of the victim. `asked` counts orders, `done` those carried out.
+struct alignas(64) Desk {
+  std::atomic<uint32_t> asked{0};
+  std::atomic<uint32_t> done{0};
+  std::atomic<uint32_t> stop{0};  // ends `scribble`
+  std::atomic<uint64_t> written{0};
+  std::atomic<int> thread_id{0};
+  Op op = Op::none;
+  uint64_t first = 0, count = 0, step = 1, value = 0;
+};
+struct Control {
+  std::array<Desk, kThreads> desks;
+  std::atomic<int> alive{0};
+};
+
+/// A process with `pages` of shared memory and kThreads threads at their desks. Killed and reaped at the end.
+class Victim {
+ public:
+  /// `user`: whom it runs as; 0 leaves it all its rights.
+  explicit Victim(uint64_t pages, uid_t user = 0) : pages_(pages) {
+    memory_fd_.reset(::memfd_create("victim-ram", MFD_CLOEXEC));
+    EXPECT_EQ(::ftruncate(memory_fd_.get(), static_cast<off_t>(pages * kPageSize)), 0);
+    void* mapped = map();
+    ram_ = {reinterpret_cast<uint64_t>(mapped), pages * kPageSize};
+    void* shared =
+        ::mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    control_ = new (shared) Control;
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      if (user != 0 && ::setresuid(user, user, user) != 0) ::_exit(8);
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      control_->alive = 1;
+      for (int i = 1; i < kThreads; ++i) {
+        std::thread([this, i] { serve(control_->desks[static_cast<size_t>(i)]); }).detach();
+      }
+      serve(control_->desks[0]);
+      ::_exit(0);
+    }
+    EXPECT_TRUE(eventually([&] { return control_->alive == 1; }));
+    // The same pages, but not the mapping that is tracked: an observer's view.
+    view_ = static_cast<std::byte*>(mapped);
+  }
+  ~Victim() {
+    kill_and_reap();
+    ::munmap(control_, sizeof(Control));
+    ::munmap(view_, ram_.bytes);
+  }
+  Victim(const Victim&) = delete;
+  Victim& operator=(const Victim&) = delete;
+
+  int pid() const { return pid_; }
+  TrackedRange ram() const { return ram_; }
+  uint64_t pages() const { return pages_; }
+  std::byte* view() { return view_; }
+  Desk& desk(int thread) { return control_->desks[static_cast<size_t>(thread)]; }
+
+  void ask(int thread, Op op, uint64_t first = 0, uint64_t count = 1, uint64_t step = 1, uint64_t value = 1) {
+    Desk& to = desk(thread);
+    to.op = op;
+    to.first = first;
+    to.count = count;
+    to.step = step;
+    to.value = value;
+    to.stop = 0;
+    to.asked.fetch_add(1);
+    futex(&to.asked, FUTEX_WAKE, 1);
+  }
+  bool answered(int thread) { return desk(thread).done == desk(thread).asked; }
+  void do_it(int thread, Op op, uint64_t first = 0, uint64_t count = 1, uint64_t step = 1,
+             uint64_t value = 1) {
+    ask(thread, op, first, count, step, value);
+    ASSERT_TRUE(eventually([&] { return answered(thread); })) << "the victim hangs";
+  }
+  bool alive() {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == 0;
+  }
+  void kill_and_reap() {
+    if (pid_ < 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+
+ private:
+  void* map() const {
+    return ::mmap(nullptr, pages_ * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd_.get(), 0);
+  }
+
+  /// In the victim.
+  void serve(Desk& mine) {
+    mine.thread_id = static_cast<int>(::syscall(SYS_gettid));
+    while (true) {
+      uint32_t done = mine.done;
+      while (mine.asked == done) futex(&mine.asked, FUTEX_WAIT, done);
+      carry_out(mine);
+      mine.done = done + 1;
+    }
+  }
+  void carry_out(Desk& mine) {
+    auto* memory = reinterpret_cast<std::byte*>(ram_.address);
+    auto word = [&](uint64_t page) {
+      return reinterpret_cast<volatile uint64_t*>(memory + page * kPageSize);
+    };
+    const uint64_t end = mine.first + mine.count * mine.step;
+    switch (mine.op) {
+      case Op::none:
+        return;
+      case Op::write:
+        for (uint64_t page = mine.first; page < end; page += mine.step) *word(page) = mine.value;
+        return;
+      case Op::load:
+        for (uint64_t page = mine.first; page < end; page += mine.step) mine.written += *word(page) & 1;
+        return;
+      case Op::scribble: {
+        // Pages at random, often the same ones; `value` is the thread's own word in a page and its seed.
+        uint64_t state = mine.value * 0x9e3779b97f4a7c15u + 1;
+        for (uint64_t sequence = 1; mine.stop == 0; ++sequence) {
+          state = state * 6364136223846793005u + 1442695040888963407u;
+          const uint64_t spread = (state >> 20) % 4 == 0 ? pages_ : std::min<uint64_t>(pages_, 32);
+          word((state >> 33) % spread)[mine.value] = sequence;
+          mine.written = sequence;
+        }
+        return;
+      }
+      case Op::read_file: {
+        // The kernel stores into the memory for us.
+        const int zero = ::open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+        const ssize_t got = ::read(zero, memory + mine.first * kPageSize, mine.count * kPageSize);
+        ::close(zero);
+        if (got != static_cast<ssize_t>(mine.count * kPageSize)) ::_exit(3);
+        return;
+      }
+      case Op::discard:
+        if (::madvise(memory + mine.first * kPageSize, mine.count * kPageSize, MADV_DONTNEED) != 0)
+          ::_exit(4);
+        return;
+      case Op::punch:
+        if (::fallocate(memory_fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        static_cast<off_t>(mine.first * kPageSize),
+                        static_cast<off_t>(mine.count * kPageSize)) != 0) {
+          ::_exit(5);
+        }
+        return;
+      case Op::quit:
+        ::_exit(0);
+    }
+  }
+
+  const uint64_t pages_;
+  ScopedFd memory_fd_;
+  TrackedRange ram_;
+  Control* control_ = nullptr;
+  std::byte* view_ = nullptr;
+  int pid_ = -1;
+};
+
+class TrackerTest : public testing::TestWithParam<TrackerKind> {
+ protected:
+  std::unique_ptr<Tracker> plant(Victim& victim) {
+    auto tracker = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+    if (!tracker.ok()) {
+      ADD_FAILURE() << tracker.status().message();
+      return nullptr;
+    }
+    return *std::move(tracker);
+  }
+  PageSet collect(Tracker& tracker) {
+    PageSet dirty;
+    const Status status = tracker.collect(&dirty);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return dirty;
+  }
+};
+
+std::string kind_name(const testing::TestParamInfo<TrackerKind>& kind) {
+  return kind.param == TrackerKind::async ? "async" : "sync";
+}
+INSTANTIATE_TEST_SUITE_P(Kinds, TrackerTest, testing::Values(TrackerKind::async, TrackerKind::sync),
+                         kind_name);
+
+TEST_P(TrackerTest, NamesItself) {
+  Victim victim(16);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  EXPECT_EQ(tracker->name().substr(0, 5), GetParam() == TrackerKind::async ? "async" : "sync ");
+}
+
+TEST_P(TrackerTest, ReportsExactlyThePagesThatWereWritten) {
+  Victim victim(1024);
+  victim.do_it(0, Op::write, 0, 512);  // half of it is populated before
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  EXPECT_THAT(collect(*tracker), IsEmpty());
+  victim.do_it(0, Op::write, 0);
+  victim.do_it(1, Op::write, 5, 3);
+  victim.do_it(2, Op::write, 100, 4, 2);
+  victim.do_it(3, Op::write, 700, 2);  // never populated before
+  victim.do_it(0, Op::write, 1023);
+  EXPECT_THAT(collect(*tracker),
+              ElementsAre(PageRange{0, 1}, PageRange{5, 3}, PageRange{100, 1}, PageRange{102, 1},
+                          PageRange{104, 1}, PageRange{106, 1}, PageRange{700, 2}, PageRange{1023, 1}));
+  EXPECT_THAT(collect(*tracker), IsEmpty());
+  victim.do_it(1, Op::write, 5);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{5, 1}));
+}
+
+TEST_P(TrackerTest, ReadingIsNotWriting) {
+  Victim victim(256);
+  victim.do_it(0, Op::write, 0, 128);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  victim.do_it(1, Op::load, 0, 256);
+  EXPECT_THAT(collect(*tracker), IsEmpty());
+  victim.do_it(1, Op::write, 200);  // after it was read and thereby populated
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{200, 1}));
+}
+
+TEST_P(TrackerTest, ReportsWritesOfTheKernelForTheProcess) {
+  Victim victim(256);
+  victim.do_it(0, Op::write, 0, 64);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  victim.do_it(2, Op::read_file, 60, 10);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{60, 10}));
+  victim.do_it(2, Op::read_file, 60, 10);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{60, 10}));
+}
+
+TEST_P(TrackerTest, ReportsAll64MiBAndEveryOtherPageOfThem) {
+  Victim victim(16384);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  victim.do_it(0, Op::write, 0, 16384);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{0, 16384}));
+  victim.do_it(0, Op::write, 1, 8192, 2);  // more ranges than one scan's vector holds
+  const PageSet odd = collect(*tracker);
+  ASSERT_EQ(odd.size(), 8192u);
+  for (size_t i = 0; i < odd.size(); ++i) ASSERT_EQ(odd[i], (PageRange{2 * i + 1, 1}));
+  EXPECT_THAT(collect(*tracker), IsEmpty());
+}
+
+TEST_P(TrackerTest, DoesNotAllocateWhileCapacityLasts) {
+  Victim victim(512);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  PageSet dirty;
+  dirty.reserve(512);
+  const PageRange* data = dirty.data();
+  for (int i = 0; i < 3; ++i) {
+    victim.do_it(0, Op::write, 0, 256, 2);
+    ASSERT_OK(tracker->collect(&dirty));
+    EXPECT_EQ(dirty.size(), 256u);
+    EXPECT_EQ(dirty.data(), data);
+  }
+}
+
+TEST_P(TrackerTest, PagesWrittenAfterBeingDiscardedAreReported) {
+  Victim victim(2048);
+  victim.do_it(0, Op::write, 0, 2048);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  for (const Op op : {Op::discard, Op::punch}) {
+    victim.do_it(0, Op::write, 0, 1024);
+    EXPECT_GE(page_count(collect(*tracker)), 1024u);
+    victim.do_it(0, op, 0, 2048);
+    static_cast<void>(collect(*tracker));  // whether dropping counts as a write is not ours to say
+    victim.do_it(1, Op::write, 3);
+    victim.do_it(1, Op::write, 2047);
+    EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{3, 1}, PageRange{2047, 1}));
+  }
+  // Dirty pages whose table entries go before the collection stay dirty.
+  victim.do_it(0, Op::write, 10, 20);
+  victim.do_it(0, Op::discard, 10, 20);
+  const PageSet dirty = collect(*tracker);
+  EXPECT_THAT(dirty, ElementsAre(PageRange{10, 20}));
+}
+
+// The contract itself: an observer that copies only collected pages has, whenever the writers rest, exactly
+// the memory. Collections run against four writers all the time.
+void observe(Victim& victim, Tracker& tracker, int rests, int collections_per_rest) {
+  PageSet dirty;
+  std::vector<std::byte> copy(victim.ram().bytes);
+  const auto collect_and_copy = [&] {
+    const Status status = tracker.collect(&dirty);
+    ASSERT_TRUE(status.ok()) << status.message();
+    uint64_t next = 0;
+    for (const PageRange& range : dirty) {
+      ASSERT_TRUE(range.count > 0 && range.first >= next && range.first + range.count <= victim.pages())
+          << range.first << "+" << range.count << " after " << next << ", range " << &range - dirty.data()
+          << " of " << dirty.size();
+      next = range.first + range.count;
+      std::memcpy(copy.data() + range.first * kPageSize, victim.view() + range.first * kPageSize,
+                  range.count * kPageSize);
+    }
+  };
+  constexpr uint64_t kStoresBetween = 100;
+  const auto all_written = [&] {
+    uint64_t sum = 0;
+    for (int i = 0; i < kThreads; ++i) sum += victim.desk(i).written;
+    return sum;
+  };
+  uint64_t stores = 0, pages = 0;
+  for (int rest = 0; rest < rests; ++rest) {
+    for (int i = 0; i < kThreads; ++i) {
+      victim.desk(i).written = 0;
+      victim.ask(i, Op::scribble, 0, 1, 1, static_cast<uint64_t>(rest * kThreads + i) % 512);
+    }
+    for (int i = 0; i < collections_per_rest; ++i) {
+      const uint64_t before = all_written();
+      ASSERT_TRUE(eventually([&] { return all_written() > before + kStoresBetween; })) << "the writers hang";
+      ASSERT_NO_FATAL_FAILURE(collect_and_copy());
+      pages += page_count(dirty);
+    }
+    for (int i = 0; i < kThreads; ++i) victim.desk(i).stop = 1;
+    for (int i = 0; i < kThreads; ++i) {
+      ASSERT_TRUE(eventually([&] { return victim.answered(i); })) << "a writer hangs";
+      stores += victim.desk(i).written;
+    }
+    ASSERT_NO_FATAL_FAILURE(collect_and_copy());
+    ASSERT_EQ(std::memcmp(copy.data(), victim.view(), copy.size()), 0) << "a store was lost, rest " << rest;
+  }
+  std::printf("  %lu stores, %lu pages collected, nothing lost\n", stores, pages);
+}
+
+TEST_P(TrackerTest, LosesNoStoreOfFourRunningWritersInLittleMemory) {
+  Victim victim(64);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  observe(victim, *tracker, 200, 20);
+}
+
+TEST_P(TrackerTest, LosesNoStoreOfFourRunningWritersInMuchMemory) {
+  Victim victim(8192);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  observe(victim, *tracker, 40, 10);
+}
+
+TEST_P(TrackerTest, CanBePlantedInARunningProcessAndTakesAllStoresFromThenOn) {
+  Victim victim(4096);
+  for (int i = 0; i < kThreads; ++i) victim.ask(i, Op::scribble, 0, 1, 1, static_cast<uint64_t>(i));
+  std::unique_ptr<Tracker> tracker;
+  for (int round = 0; round < 10; ++round) {
+    tracker.reset();
+    tracker = plant(victim);
+    ASSERT_NE(tracker, nullptr);
+  }
+  std::vector<std::byte> copy(victim.view(), victim.view() + victim.ram().bytes);
+  for (int i = 0; i < kThreads; ++i) victim.desk(i).stop = 1;
+  for (int i = 0; i < kThreads; ++i) ASSERT_TRUE(eventually([&] { return victim.answered(i); }));
+  for (const PageRange& range : collect(*tracker)) {
+    std::memcpy(copy.data() + range.first * kPageSize, victim.view() + range.first * kPageSize,
+                range.count * kPageSize);
+  }
+  EXPECT_EQ(std::memcmp(copy.data(), victim.view(), copy.size()), 0);
+}
+
+TEST_P(TrackerTest, DestroyingItUnderWritersLeavesThemRunning) {
+  Victim victim(8192);
+  for (int round = 0; round < 20; ++round) {
+    auto tracker = plant(victim);
+    ASSERT_NE(tracker, nullptr);
+    for (int i = 0; i < kThreads; ++i) victim.ask(i, Op::scribble, 0, 1, 1, static_cast<uint64_t>(i));
+    ASSERT_TRUE(eventually([&] { return victim.desk(0).written > 100; }));
+    static_cast<void>(collect(*tracker));
+    tracker.reset();
+    for (int i = 0; i < kThreads; ++i) {
+      const uint64_t before = victim.desk(i).written;
+      ASSERT_TRUE(eventually([&] { return victim.desk(i).written > before + 1000; })) << "a writer hangs";
+      victim.desk(i).stop = 1;
+      ASSERT_TRUE(eventually([&] { return victim.answered(i); }));
+    }
+  }
+  EXPECT_TRUE(victim.alive());
+}
+
+TEST_P(TrackerTest, DeathOfTheHolderReleasesTheProcess) {
+  Victim victim(1024);
+  victim.do_it(0, Op::write, 0, 1024);
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const int holder = ::fork();
+  if (holder == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    auto tracker = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+    const char sign = tracker.ok() ? 'y' : 'n';
+    if (::write(ready[1], &sign, 1) != 1) ::_exit(1);
+    while (true) ::pause();
+  }
+  char sign = 0;
+  ASSERT_EQ(::read(ready[0], &sign, 1), 1);
+  EXPECT_EQ(sign, 'y');
+  ASSERT_EQ(::kill(holder, SIGSTOP), 0);
+  int stopped = 0;
+  ASSERT_EQ(::waitpid(holder, &stopped, WUNTRACED), holder);
+  ASSERT_TRUE(WIFSTOPPED(stopped));
+  victim.ask(1, Op::write, 0, 1024);  // sync: nobody answers the first of these faults
+  if (GetParam() == TrackerKind::sync) {
+    const std::string tasks = "/proc/" + std::to_string(victim.pid()) + "/task";
+    const auto blocked = [&] {
+      std::string word;
+      std::ifstream(tasks + "/" + std::to_string(victim.desk(1).thread_id) + "/wchan") >> word;
+      return word.find("userfault") != std::string::npos;
+    };
+    EXPECT_TRUE(eventually(blocked)) << "the write was to wait in a fault";
+    EXPECT_FALSE(victim.answered(1));
+  }
+  ASSERT_EQ(::kill(holder, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(holder, nullptr, 0), holder);
+  EXPECT_TRUE(eventually([&] { return victim.answered(1); })) << "the guest hangs since its protector died";
+  // And it can be protected again.
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  victim.do_it(2, Op::write, 17);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{17, 1}));
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+TEST_P(TrackerTest, ExitOfTheProcessIsACleanError) {
+  for (const bool busy : {false, true}) {
+    Victim victim(4096);
+    auto tracker = plant(victim);
+    ASSERT_NE(tracker, nullptr);
+    if (busy) victim.ask(1, Op::scribble, 0, 1, 1, 1);
+    victim.ask(0, Op::quit);
+    PageSet dirty;
+    Status status;
+    ASSERT_TRUE(eventually([&] {
+      status = tracker->collect(&dirty);
+      return !status.ok();
+    }));
+    EXPECT_EQ(status.code(), Code::unavailable) << status.message();
+    EXPECT_TRUE(dirty.empty());
+    tracker.reset();
+    EXPECT_EQ(plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr).ok(), false);
+  }
+}
+
+TEST_P(TrackerTest, PlantingTwiceIsRefusedAndHarmsNothing) {
+  Victim victim(64);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  const auto second = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), Code::exists) << second.status().message();
+  victim.do_it(0, Op::write, 7);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{7, 1}));
+}
+
+TEST_P(TrackerTest, LeavesNoDescriptorInTheProcess) {
+  Victim victim(64);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  for (int fd = 0; fd < 64; ++fd) {
+    std::array<char, 256> target{};
+    const std::string link = "/proc/" + std::to_string(victim.pid()) + "/fd/" + std::to_string(fd);
+    if (::readlink(link.c_str(), target.data(), target.size() - 1) > 0) {
+      EXPECT_EQ(std::string(target.data()).find("userfaultfd"), std::string::npos);
+    }
+  }
+}
+
+TEST_P(TrackerTest, RefusesRangesThatCannotBeTracked) {
+  Victim victim(64);
+  const auto code = [&](TrackedRange range) {
+    return plant_tracker(victim.pid(), range, GetParam(), nullptr).status().code();
+  };
+  const TrackedRange ram = victim.ram();
+  EXPECT_EQ(code({ram.address, 0}), Code::invalid);
+  EXPECT_EQ(code({ram.address + 1, kPageSize}), Code::invalid);
+  EXPECT_EQ(code({0x1000, kPageSize}), Code::invalid);
+  EXPECT_EQ(code({ram.address, ram.bytes + (1ull << 40)}), Code::invalid);
+  int on_stack = 0;  // private memory
+  EXPECT_EQ(code({reinterpret_cast<uint64_t>(&on_stack) / kPageSize * kPageSize, kPageSize}), Code::invalid);
+  EXPECT_EQ(plant_tracker(4'000'000, ram, GetParam(), nullptr).status().code(), Code::not_found);
+}
+
+TEST_P(TrackerTest, UnprivilegedProcessIsGivenTheDevice) {
+  const ScopedFd device(::open("/dev/userfaultfd", O_RDWR));
+  ASSERT_TRUE(device.valid()) << "needs /dev/userfaultfd (Linux 6.1)";
+  Victim victim(256, 65534);
+  const auto refused = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().code(), Code::denied) << refused.status().message();
+  int given = 0;
+  auto tracker = plant_tracker(victim.pid(), victim.ram(), GetParam(), [&](int fd) -> Result<int> {
+    ++given;
+    EXPECT_GE(fd, 0);
+    return device.get();  // inherited by the victim, under the same number
+  });
+  ASSERT_TRUE(tracker.ok()) << tracker.status().message();
+  EXPECT_EQ(given, 1);
+  victim.do_it(1, Op::write, 200, 2);
+  victim.do_it(1, Op::read_file, 10, 2);
+  EXPECT_THAT(collect(**tracker), ElementsAre(PageRange{10, 2}, PageRange{200, 2}));
+  // What giving it fails with is passed on.
+  tracker->reset();
+  const auto failed = plant_tracker(victim.pid(), victim.ram(), GetParam(), [](int) -> Result<int> {
+    return Status{Code::timed_out, "no answer"};
+  });
+  EXPECT_EQ(failed.status().code(), Code::timed_out);
+}
+
+/// QEMU with a BIOS and nothing else; QMP on its standard streams.
+class Qemu {
+ public:
+  Qemu() {
+    int in[2], out[2];
+    EXPECT_EQ(::pipe2(in, O_CLOEXEC), 0);
+    EXPECT_EQ(::pipe2(out, O_CLOEXEC), 0);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      ::dup2(in[0], 0);
+      ::dup2(out[1], 1);
+      ::execlp("qemu-system-x86_64", "qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-object",
+               "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "pc,memory-backend=ram",
+               "-nodefaults", "-display", "none", "-vga", "none", "-qmp", "stdio", nullptr);
+      ::_exit(127);
+    }
+    ::close(in[0]);
+    ::close(out[1]);
+    to_.reset(in[1]);
+    from_.reset(out[0]);
+  }
+  ~Qemu() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  Qemu(const Qemu&) = delete;
+  Qemu& operator=(const Qemu&) = delete;
+
+  int pid() const { return pid_; }
+  /// Reads lines until one has `key`; empty at the deadline or the end.
+  std::string wait_line(const std::string& key) {
+    const auto end = steady_clock::now() + kPatience;
+    while (steady_clock::now() < end) {
+      if (const size_t at = buffer_.find('\n'); at != std::string::npos) {
+        const std::string line = buffer_.substr(0, at);
+        buffer_.erase(0, at + 1);
+        if (line.find(key) != std::string::npos) return line;
+        continue;
+      }
+      pollfd wait{from_.get(), POLLIN, 0};
+      std::array<char, 4096> bytes{};
+      if (::poll(&wait, 1, 1000) <= 0) continue;
+      const ssize_t got = ::read(from_.get(), bytes.data(), bytes.size());
+      if (got <= 0) return {};
+      buffer_.append(bytes.data(), static_cast<size_t>(got));
+    }
+    return {};
+  }
+  std::string command(const std::string& name) {
+    const std::string line = "{\"execute\":\"" + name + "\"}\n";
+    EXPECT_EQ(::write(to_.get(), line.data(), line.size()), static_cast<ssize_t>(line.size()));
+    return wait_line("\"return\"");
+  }
+  TrackedRange ram() const {
+    std::ifstream maps("/proc/" + std::to_string(pid_) + "/maps");
+    for (std::string line; std::getline(maps, line);) {
+      uint64_t begin = 0, end = 0;
+      if (line.find("/memfd:") != std::string::npos &&
+          std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) == 2 && end - begin == 64u << 20) {
+        return {begin, end - begin};
+      }
+    }
+    return {};
+  }
+
+ private:
+  int pid_ = -1;
+  ScopedFd to_, from_;
+  std::string buffer_;
+};
+
+TEST_P(TrackerTest, TracksARealQemuAndLeavesItAnswering) {
+  Qemu qemu;
+  ASSERT_NE(qemu.wait_line("QMP"), "") << "QEMU does not start";
+  ASSERT_NE(qemu.command("qmp_capabilities"), "");
+  for (int round = 0; round < 5; ++round) {
+    auto tracker = plant_tracker(qemu.pid(), qemu.ram(), GetParam(), nullptr);
+    ASSERT_TRUE(tracker.ok()) << tracker.status().message();
+    // A reset has the BIOS write its tables and the stack again.
+    ASSERT_NE(qemu.command("system_reset"), "");
+    uint64_t written = 0;
+    ASSERT_TRUE(eventually([&] {
+      written += page_count(collect(**tracker));
+      return written > 50;
+    }));
+    ASSERT_NE(qemu.command("stop"), "");
+    static_cast<void>(collect(**tracker));
+    EXPECT_THAT(collect(**tracker), IsEmpty()) << "nothing writes while the guest is stopped";
+    ASSERT_NE(qemu.command("cont"), "");
+    tracker->reset();
+    EXPECT_NE(qemu.command("query-status").find("running"), std::string::npos);
+  }
+}
+
+TEST(Tracker, AutomaticTakesAsyncHere) {
+  Victim victim(64);
+  auto tracker = plant_tracker(victim.pid(), victim.ram(), TrackerKind::automatic, nullptr);
+  ASSERT_TRUE(tracker.ok()) << tracker.status().message();
+  EXPECT_EQ((*tracker)->name(), "async (userfaultfd WP_ASYNC + PAGEMAP_SCAN)");
+}
+
+}  // namespace
+}  // namespace remusd::guest::qemu

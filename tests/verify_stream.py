@@ -1,0 +1,336 @@
+#!/usr/bin/env python3
+# Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+"""Checks a recorded stream of the primary against ckpt/FORMAT.md.
+
+usage: verify_stream.py [--memory-pages N] [--allow-cut] FILE
+
+FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and exits 0, or prints
+one line that says what is wrong and where, and exits 1. Written from FORMAT.md alone. Needs python3-xxhash and python3-lz4.
+"""
+import argparse
+import json
+import struct
+import sys
+
+import lz4.block
+import xxhash
+
+MAGIC = 0x314D4552
+HEADER = struct.Struct("<IHHIIQQQ")
+OPTIONAL = 0x8000
+PAGE = 4096
+MAX_BODY = 2 << 20
+MAX_PAGES = 256
+MAX_BLOB = 64 << 20
+MAX_PART = 1 << 20
+MAX_FILE = 512 << 20
+MAX_TEXT = 1 << 20
+MAX_STRING = 4096
+
+HELLO, REFUSE, DEFINITION, NEED_FILES, FILE, FACTS, READY, PAGES, DEVICE, BASE, COMMIT, ACK, GOODBYE, ORDER = range(1, 15)
+HEARTBEAT, PROGRESS = OPTIONAL | 1, OPTIONAL | 2
+NAMES = {HELLO: "HELLO", REFUSE: "REFUSE", DEFINITION: "DEFINITION", NEED_FILES: "NEED_FILES", FILE: "FILE", FACTS: "FACTS",
+         READY: "READY", PAGES: "PAGES", DEVICE: "DEVICE", BASE: "BASE", COMMIT: "COMMIT", ACK: "ACK", GOODBYE: "GOODBYE",
+         ORDER: "ORDER", HEARTBEAT: "HEARTBEAT", PROGRESS: "PROGRESS"}
+IN_EPOCH = (PAGES, DEVICE, BASE, COMMIT)
+
+
+class Violation(Exception):
+    pass
+
+
+def require(holds, why):
+    if not holds:
+        raise Violation(why)
+
+
+def xxh3(data):
+    return xxhash.xxh3_64_intdigest(data)
+
+
+class Body:
+    """Reads the fields of a record one after another."""
+
+    def __init__(self, data):
+        self.data = data
+        self.at = 0
+
+    def take(self, size, field):
+        require(self.at + size <= len(self.data), f"{field} is cut off")
+        piece = self.data[self.at:self.at + size]
+        self.at += size
+        return piece
+
+    def number(self, code, field):
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code), field))[0]
+
+    def string(self, field, lines=False):
+        size = self.number("H", field)
+        require(size <= MAX_STRING, f"{field} is longer than {MAX_STRING} bytes")
+        text = self.take(size, field)
+        for byte in text:
+            require(not (byte < 0x20 or byte == 0x7F) or (lines and byte == 0x0A), f"{field} holds a control character")
+        return text
+
+    def rest(self):
+        return self.take(len(self.data) - self.at, "rest")
+
+    def end(self):
+        require(self.at == len(self.data), f"{len(self.data) - self.at} bytes too many")
+
+
+class Blob:
+    """The parts of a device state or a base stream within one epoch."""
+
+    def __init__(self, name):
+        self.name = name
+        self.total = None
+        self.received = 0
+
+    def add(self, body):
+        total = body.number("Q", "total_bytes")
+        offset = body.number("Q", "offset")
+        raw_bytes = body.number("I", "raw_bytes")
+        encoding = body.number("I", "encoding")
+        data = body.rest()
+        require(total <= MAX_BLOB, f"total_bytes {total} is too large")
+        require(raw_bytes <= MAX_PART, f"raw_bytes {raw_bytes} is too large")
+        require(offset + raw_bytes <= total, "the part reaches past its blob")
+        require(raw_bytes > 0 or total == 0, "an empty part of a blob that is not empty")
+        if self.total is None:
+            self.total = total
+        else:
+            require(self.received < self.total, "a part after the last one")
+        require(total == self.total, "total_bytes changed between parts")
+        require(offset == self.received, f"the part begins at {offset} where {self.received} was due")
+        if encoding == 1:
+            require(len(data) == raw_bytes, "raw data is not raw_bytes long")
+        elif encoding == 2:
+            require(1 <= len(data) < raw_bytes, "lz4 data is not smaller than raw_bytes")
+            decode(data, raw_bytes)
+        else:
+            raise Violation(f"encoding {encoding} is unknown")
+        self.received += raw_bytes
+
+    def whole(self):
+        require(self.total is None or self.received == self.total,
+                f"{self.name} is incomplete: {self.received} of {self.total} bytes")
+        return self.total or 0
+
+
+def decode(data, size):
+    try:
+        plain = lz4.block.decompress(data, uncompressed_size=size)
+    except lz4.block.LZ4BlockError as error:
+        raise Violation(f"lz4 payload does not decode: {error}") from error
+    require(len(plain) == size, f"lz4 payload decodes to {len(plain)} bytes, not {size}")
+
+
+class Stream:
+    def __init__(self, memory_pages):
+        self.memory_pages = memory_pages
+        self.frames = 0
+        self.generation = 0
+        self.phase = "start"  # start, hello, definition, facts, over
+        self.epoch = 0  # last committed
+        self.pages = {"zero": 0, "raw": 0, "lz4": 0}
+        self.file = None  # (digest, total, next offset)
+        self.files_done = set()
+        self.begin_epoch()
+
+    def begin_epoch(self):
+        self.digest = 0
+        self.epoch_frames = 0
+        self.epoch_pages = 0
+        self.device = Blob("the device state")
+        self.base = Blob("the base stream")
+
+    def frame(self, header, raw_header, data):
+        magic, kind, flags, _, sequence, generation, epoch, checksum = header
+        require(magic == MAGIC, "wrong magic number")
+        require(flags == 0, f"flags {flags} are not 0")
+        require(sequence == self.frames & 0xFFFFFFFF, f"sequence {sequence} where {self.frames & 0xFFFFFFFF} was due")
+        require(generation >= self.generation, f"generation fell from {self.generation} to {generation}")
+        require(xxh3(raw_header[:32] + bytes(8) + data) == checksum, "checksum does not match")
+        require(self.phase != "over", "a frame after the last one")
+        self.frames += 1
+        self.generation = generation
+        require(kind & ~OPTIONAL != 0, "type 0")
+        if kind not in NAMES:
+            require(kind & OPTIONAL, f"type {kind} is mandatory and unknown")
+            require(self.phase != "start", "the first frame is not HELLO")
+            return
+        if kind in IN_EPOCH:
+            require(self.phase == "facts", "a frame of an epoch before FACTS")
+            require(epoch == self.epoch + 1, f"epoch {epoch} where {self.epoch + 1} was due")
+        else:
+            require(epoch == 0, f"epoch {epoch} in a frame outside epochs")
+        require((kind == HELLO) == (self.phase == "start"), "HELLO is the first frame, and only that")
+        body = Body(data)
+        handler = getattr(self, "on_" + NAMES[kind].lower(), None)
+        require(handler is not None, "the primary never sends this record")
+        handler(body)
+        body.end()
+        if kind in (PAGES, DEVICE, BASE):
+            self.epoch_frames += 1
+            self.digest = xxh3(struct.pack("<QQ", self.digest, checksum))
+
+    def on_hello(self, body):
+        low, high = body.number("H", "version_min"), body.number("H", "version_max")
+        require(1 <= low <= high, f"versions {low} to {high}")
+        require(low <= 1 <= high, "the stream is not of version 1")
+        require(body.number("I", "reserved") == 0, "reserved is not 0")
+        features, required = body.number("Q", "features"), body.number("Q", "features_required")
+        require(required & ~features == 0, "features_required is not within features")
+        body.take(16, "session")
+        require(body.number("Q", "generation") == self.generation, "HELLO and its header differ in the generation")
+        for field in ("node", "vm", "software"):
+            body.string(field)
+        self.phase = "hello"
+
+    def text(self, body):
+        require(1 <= len(body.data) <= MAX_TEXT, "the text is empty or too long")
+        try:
+            json.loads(body.rest().decode("utf-8"))
+        except ValueError as error:
+            raise Violation(f"the text is not JSON: {error}") from error
+
+    def on_definition(self, body):
+        require(self.phase == "hello", "DEFINITION is out of order")
+        self.text(body)
+        self.phase = "definition"
+
+    def on_file(self, body):
+        require(self.phase == "definition", "FILE is out of order")
+        total, offset = body.number("Q", "total_bytes"), body.number("Q", "offset")
+        size, digest = body.number("I", "data_bytes"), body.string("digest")
+        body.take(size, "data")
+        require(total <= MAX_FILE, f"total_bytes {total} is too large")
+        require(offset + size <= total, "the part reaches past its file")
+        require(size > 0 or total == 0, "an empty part of a file that is not empty")
+        require(digest, "digest is empty")
+        if self.file is None:
+            require(digest not in self.files_done, "a file came twice")
+            self.file = (digest, total, 0)
+        require((digest, total, offset) == self.file, "the part does not follow the one before it")
+        self.file = (digest, total, offset + size)
+        if offset + size == total:
+            self.files_done.add(digest)
+            self.file = None
+
+    def on_facts(self, body):
+        require(self.phase == "definition", "FACTS is out of order")
+        require(self.file is None, "a file is incomplete")
+        self.text(body)
+        self.phase = "facts"
+
+    def on_pages(self, body):
+        count = body.number("I", "count")
+        require(1 <= count <= MAX_PAGES, f"count {count} is not within 1 to {MAX_PAGES}")
+        require(body.number("I", "reserved") == 0, "reserved is not 0")
+        table = [struct.unpack("<QIB3s", body.take(16, "page table")) for _ in range(count)]
+        last = -1
+        for page, size, encoding, reserved in table:
+            require(page > last, f"page {page} is out of order")
+            last = page
+            require(self.memory_pages is None or page < self.memory_pages, f"page {page} lies outside the memory")
+            require(reserved == bytes(3), f"page {page} has reserved bytes that are not 0")
+            payload = body.take(size, f"payload of page {page}")
+            if encoding == 0:
+                require(size == 0, f"page {page} is zero and has a payload")
+                self.pages["zero"] += 1
+            elif encoding == 1:
+                require(size == PAGE, f"page {page} is raw and has a payload of {size} bytes")
+                self.pages["raw"] += 1
+            elif encoding == 2:
+                require(1 <= size < PAGE, f"page {page} is lz4 and has a payload of {size} bytes")
+                decode(payload, PAGE)
+                self.pages["lz4"] += 1
+            else:
+                raise Violation(f"page {page} has unknown encoding {encoding}")
+        self.epoch_pages += count
+
+    def on_device(self, body):
+        self.device.add(body)
+
+    def on_base(self, body):
+        self.base.add(body)
+
+    def on_commit(self, body):
+        frames, pages, device_bytes, raw_bytes, digest = (
+            body.number("Q", field) for field in ("frames", "pages", "device_bytes", "raw_bytes", "digest"))
+        require(self.device.total is not None, "the epoch has no device state")
+        device, base = self.device.whole(), self.base.whole()
+        raw = PAGE * self.epoch_pages + device + base
+        require(frames == self.epoch_frames, f"{frames} frames committed, {self.epoch_frames} came")
+        require(pages == self.epoch_pages, f"{pages} pages committed, {self.epoch_pages} came")
+        require(device_bytes == device, f"{device_bytes} bytes of device state committed, {device} came")
+        require(raw_bytes == raw, f"{raw_bytes} raw bytes committed, {raw} came")
+        require(digest == self.digest, "the digest does not match")
+        self.epoch += 1
+        self.begin_epoch()
+
+    def on_goodbye(self, body):
+        require(body.number("H", "code") <= 11, "code is unknown")
+        require(body.number("H", "reserved") == 0, "reserved is not 0")
+        body.string("reason", lines=True)
+        self.phase = "over"
+
+    def on_order(self, body):
+        require(self.phase == "facts", "ORDER before FACTS")
+        require(body.number("H", "kind") == 1, "kind is unknown")
+        require(body.number("H", "reserved") == 0 and body.number("I", "reserved") == 0, "reserved is not 0")
+
+    def on_heartbeat(self, body):
+        body.number("Q", "sent_ns")
+        body.number("Q", "echo_ns")
+
+
+def verify(file, memory_pages, allow_cut):
+    stream = Stream(memory_pages)
+    offset = 0
+    while True:
+        raw_header = file.read(HEADER.size)
+        if not raw_header:
+            break
+        name, number = "?", stream.frames
+        try:
+            if len(raw_header) < HEADER.size:
+                if allow_cut:
+                    break
+                raise Violation("the stream ends within a header")
+            header = HEADER.unpack(raw_header)
+            name = NAMES.get(header[1], f"type {header[1]}")
+            require(header[0] == MAGIC, "wrong magic number")
+            require(header[3] <= MAX_BODY, f"a body of {header[3]} bytes is too large")
+            data = file.read(header[3])
+            if len(data) < header[3]:
+                if allow_cut:
+                    break
+                raise Violation("the stream ends within a body")
+            stream.frame(header, raw_header, data)
+        except Violation as why:
+            raise Violation(f"frame {number} ({name}) at byte {offset}: {why}") from why
+        offset += HEADER.size + len(data)
+    require(stream.frames > 0, "the stream is empty")
+    return {"frames": stream.frames, "epochs": stream.epoch, "pages": stream.pages, "sent_bytes": offset,
+            "generation": stream.generation}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Check a recorded stream of the primary against ckpt/FORMAT.md.")
+    parser.add_argument("file")
+    parser.add_argument("--memory-pages", type=int, help="refuse page numbers from here on")
+    parser.add_argument("--allow-cut", action="store_true", help="the sender was killed: the last frame may be incomplete")
+    arguments = parser.parse_args()
+    try:
+        with open(arguments.file, "rb") as file:
+            print(json.dumps(verify(file, arguments.memory_pages, arguments.allow_cut)))
+    except (Violation, OSError) as why:
+        print(f"verify_stream: {arguments.file}: {why}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+# Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+"""One failover from boot to verdict, as the demo, the soak and the tests run it."""
+
+import argparse
+import sys
+import time
+
+from world import World, wait_until
+
+TRACKERS, MACHINES, NICS = ("async", "sync", "auto"), ("pc", "q35"), ("virtio-net-pci", "e1000")
+
+
+def add_guest_options(parser):
+    parser.add_argument("--nic", choices=NICS, default=NICS[0])
+    parser.add_argument("--vcpus", type=count, default=1)
+    parser.add_argument("--tracker", choices=TRACKERS, default="auto")
+    parser.add_argument("--machine", choices=MACHINES, default="pc")
+    parser.add_argument("--epoch-ms", type=count, default=25)
+    parser.add_argument("--dirty", type=int, default=2000, help="pages the guest dirties each second")
+
+
+def parse_guest_options(parser):
+    """The arguments; with --check-arguments the program ends once they are known to be good."""
+    parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.check_arguments:
+        sys.exit(0)
+    return options
+
+
+def count(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def protection(options):
+    return {"tracker": options.tracker, "epoch_ms": options.epoch_ms}
+
+
+def boot(world, options, connect_timeout=60):
+    """Starts both daemons and vm1 on host a; returns the client, its traffic running."""
+    world.a.start()
+    world.b.start()
+    world.define_guest(nic=options.nic, vcpus=options.vcpus, machine=options.machine, dirty=options.dirty)
+    world.a.must("start", "vm1")
+    client = world.client(connect_timeout=connect_timeout)
+    client.ask("connect", timeout=connect_timeout + 30)
+    return client
+
+
+def protect(world, timeout=120):
+    world.a.must("protect", "vm1", "--peer", "b", "--timeout", f"{timeout}s", timeout=timeout + 10)
+
+
+def go_on(client, since, replies=200, timeout=20):
+    """Waits until the client has heard the replica for a while: its session goes on, or the time is over."""
+    start = client.ask("progress")
+
+    def enough():
+        seen = client.ask("progress")
+        fresh = seen["last_reply"] is not None and seen["last_reply"] > since
+        return fresh and seen["replies"] >= start["replies"] + replies
+
+    try:
+        wait_until("the session to go on", enough, timeout)
+    except Exception:  # The verdict tells what is missing.
+        return False
+    return True
+
+
+def complaints(found):
+    """What the client's verdict after a failover has against it; empty when all is well."""
+    wrong = []
+    if found["failover_ms"] is None:
+        wrong.append("no reply from the replica")
+    if not found["tcp_survived"]:
+        wrong.append(f"the TCP session did not survive ({found['tcp_closed'] or 'silent or out of order'})")
+    if found["replies_rolled_back"]:
+        wrong.append(f"{found['replies_rolled_back']} replies rolled back")
+    if found["requests_lost_after_ack"]:
+        wrong.append(f"{found['requests_lost_after_ack']} answered requests forgotten")
+    if found["tcp_faults"]:
+        wrong.append(f"{found['tcp_faults']} faults in the TCP stream")
+    if found["guest_memory_corrupt"] != 0:
+        wrong.append(f"corrupt pages in the guest: {found['guest_memory_corrupt']}")
+    if found["unaudited"]:
+        wrong.append(f"{found['unaudited']} answers could not be audited")
+    return wrong + [f"client: {text}" for text in found["faults"]]
+
+
+def reboot(client, timeout=60):
+    """Reboots the guest and waits for its service: a fresh boot has a younger uptime."""
+    before = client.ask("load 0 0")["uptime_ns"]
+    client.ask("load 2 0")
+
+    def back():
+        try:
+            return client.ask("load 0 0")["uptime_ns"] < before
+        except Exception:
+            return False
+
+    wait_until("the guest's service after its reboot", back, timeout)
+
+
+def one_round(options, run_for, cut_power=False, and_reboot=False):
+    """A fresh pair, one failover after `run_for` seconds of protection: the client's findings, with the
+    complaints, and promote_ms as the new primary tells it."""
+    with World(protection(options)) as world:
+        client = boot(world, options)
+        protect(world)
+        time.sleep(run_for)  # The moment of the kill: it is the experiment, not a wait for something.
+        begin, end = world.a.kill(cut_power)
+        go_on(client, end)
+        found = client.ask(f"finish {begin} {end}")
+        found["complaints"] = complaints(found)
+        if found["failover_ms"] is not None:
+            status = world.b.status()
+            found["promote_ms"] = status["promote_ms"]
+            if and_reboot:
+                try:
+                    reboot(client)
+                except Exception as error:
+                    found["complaints"].append(str(error))
+        if found["complaints"]:
+            world.save_logs()
+        return found
