@@ -191,8 +191,8 @@ void Link::State::enqueue(std::span<const std::byte> bytes) {
 
 void Link::State::quiesce() {
   if (!socket.valid()) return;
-  // Shutting down ends a receive; a send that waits for room is ended by its cancellation, and what the
-  // kernel has already taken still reaches the peer.
+  // All three wait in poll when they wait, and such are cancelled at once. What the kernel has taken of a
+  // send still reaches the peer.
   for (const auto& [operation, out] :
        {std::pair{kReceive, receiving}, {kSend, sending > 0}, {kWake, waking}}) {
     if (!out) continue;
@@ -309,16 +309,21 @@ Status Link::append(FrameType type, uint64_t epoch, std::span<const std::byte> b
 Status Link::wait(Time deadline, const std::function<Status(const FrameView&)>& on_frame) {
   State& state = *state_;
   REMUSD_ASSERT(!state.in_wait, "wait() is not called from its own handler");
+  uint64_t delivered = 0;
+  // Whether the socket was looked at since this call began. Our own progress must not end a wait before that:
+  // a busy sender would never hear its peer, and take it for lost.
+  bool looked = state.receiving;
+  bool stirred = false;
   bool last_look = false;
   for (;;) {
     state.reap();
-    uint64_t delivered = 0;
     state.in_wait = true;
-    if (state.open) state.deliver(on_frame, &delivered);
+    state.deliver(on_frame, &delivered);
     state.in_wait = false;
     if (!state.open) return state.reason;
-    const bool progress = delivered > 0 || std::exchange(state.sent, false);
-    if (std::exchange(state.woken, false) || progress || last_look) {
+    if (std::exchange(state.sent, false)) stirred = true;
+    if (std::exchange(state.woken, false)) stirred = true;
+    if (delivered > 0 || (stirred && looked) || last_look) {
       // Answers that the handler queued go out now; everything else goes with the next wait's one system
       // call.
       state.prepare_send();
@@ -333,11 +338,13 @@ Status Link::wait(Time deadline, const std::function<Status(const FrameView&)>& 
     state.prepare_wake();
     const Time now = Clock::now();
     last_look = deadline <= now;
-    const Duration sleep = last_look ? Duration::zero() : std::min<Duration>(deadline - now, kLongestSleep);
+    const Duration sleep =
+        last_look || stirred ? Duration::zero() : std::min<Duration>(deadline - now, kLongestSleep);
     if (Status status = state.ring.submit_and_wait(sleep); !status.ok()) {
       state.close(std::move(status));
       return state.reason;
     }
+    looked = true;
   }
 }
 

@@ -21,7 +21,8 @@ struct PageCounts {
 /// REQUIRES: 1 <= pages.size() <= kMaxPagesPerFrame, data.size() == pages.size() * kPageSize.
 PageCounts encode_pages(std::span<const uint64_t> pages, std::span<const std::byte> data, Bytes* out);
 
-/// Checks a PAGES body whole (bounds, order, sizes, page numbers below `memory_pages`) without decoding; *pages is its count.
+/// Checks a PAGES body whole (bounds, order, sizes, page numbers below `memory_pages`) without decoding;
+/// *pages is its count.
 Status check_pages(View body, uint64_t memory_pages, uint32_t* pages);
 
 /// Decodes a body that check_pages accepted into `memory`. Fails with `corrupt` when an lz4 payload does not

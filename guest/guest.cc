@@ -1,26 +1,7 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "guest/guest.h"
 
-#if __has_include("guest/qemu/driver.h")
 #include "guest/qemu/driver.h"
-#else
-namespace remusd::guest::qemu {
-namespace {
-Status none() {
-  return {Code::unsupported, "driver qemu is not built in"};
-}
-Result<std::unique_ptr<Guest>> start(const Definition&, const DriverOptions&) {
-  return none();
-}
-Result<std::unique_ptr<Guest>> attach(const Definition&, const DriverOptions&) {
-  return none();
-}
-Result<std::unique_ptr<Standby>> prepare(const Definition&, const DriverOptions&) {
-  return none();
-}
-}  // namespace
-}  // namespace remusd::guest::qemu
-#endif
 #include "guest/sim/driver.h"
 
 namespace remusd::guest {

@@ -50,7 +50,8 @@ struct Snapshot {
   double last_rtt_seconds = 0;
   Time last_ack{};
   uint64_t stretched_epochs = 0;
-  uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0, memory_bytes = 0;
+  uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
+  uint64_t memory_bytes = 0;  // what this protection holds beyond the guest's own, at most: staging and link
   std::string tracker;
   std::string note;  // why an order was not followed, or what the arbiter said last; empty: nothing
 };

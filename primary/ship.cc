@@ -46,7 +46,8 @@ Status Ship::start() {
   REMUSD_ASSIGN(staging_, Staging::make(config_.options.staging_bytes, [this] { wake(); }));
   handshake_ = std::make_unique<Handshake>(std::move(config_.handshake));
   snapshot_.generation = config_.generation;
-  snapshot_.memory_bytes = guest_.memory().size();
+  snapshot_.memory_bytes = staging_->limit_bytes() + config_.options.link.send_queue_bytes +
+                           config_.options.link.receive_buffer_bytes + ckpt::kMaxBodyBytes;
   snapshot_.staging_limit_bytes = staging_->limit_bytes();
   snapshot_.tracker = "none";
   thread_ = std::thread([this] { run(); });

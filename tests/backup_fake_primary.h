@@ -139,10 +139,10 @@ class FakePrimary {
   }
 
   template <typename Record>
-  void send(ckpt::FrameType type, const Record& record, uint64_t epoch = 0) {
+  void send(ckpt::FrameType type, const Record& record, uint64_t of_epoch = 0) {
     ckpt::Bytes body;
     ckpt::encode(record, &body);
-    (void)link_->append(type, epoch, body);
+    (void)link_->append(type, of_epoch, body);
   }
   void send_text(ckpt::FrameType type, const std::string& text) {
     (void)link_->append(type, 0, std::as_bytes(std::span(text)));
@@ -187,10 +187,10 @@ class FakePrimary {
           std::span(pages).subspan(first, std::min<size_t>(ckpt::kMaxPagesPerFrame, pages.size() - first)));
     }
     if (epoch == 1) send_blob(ckpt::FrameType::base, machine_.base());
-    std::vector<std::byte> device;
-    machine_.save(&device);
-    send_blob(ckpt::FrameType::device, device);
-    commit_.device_bytes = device.size();
+    std::vector<std::byte> state;
+    machine_.save(&state);
+    send_blob(ckpt::FrameType::device, state);
+    commit_.device_bytes = state.size();
     commit_.frames = digest_.frames();
     commit_.digest = digest_.value();
   }

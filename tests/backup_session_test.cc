@@ -296,21 +296,23 @@ TEST_F(BackupSession, RefusesAnotherVersion) {
   primary_->send(FrameType::hello, hello);
   ASSERT_TRUE(primary_->expect(FrameType::refuse));
   EXPECT_EQ(primary_->received[FrameType::hello], 0);
+  primary_->close();
 }
 
 TEST_F(BackupSession, RefusesADefinitionThatIsNone) {
-  for (const std::string text : {"{", "[]", R"({"definition":{}})", R"({"definition":3})"}) {
+  for (const char* text : {"{", "[]", R"({"definition":{}})", R"({"definition":3})"}) {
     connect();
     primary_->send(FrameType::hello, primary_->hello());
     ASSERT_TRUE(primary_->expect(FrameType::hello));
     primary_->send_text(FrameType::definition, text);
     ASSERT_TRUE(primary_->expect(FrameType::refuse)) << text;
+    primary_->close();  // as a primary does; the session would wait a second for it
     session_.reset();
   }
 }
 
 TEST_F(BackupSession, AStrangerIsShownTheDoor) {
-  for (const std::string text :
+  for (const std::string& text :
        {std::string(200, 'x'), std::string("GET / HTTP/1.1\r\nHost: b\r\n\r\n-----------------------")}) {
     auto [ours, theirs] = tcp_pair();
     auto session = Session::start(std::move(theirs), arbiter_, options_, {});
@@ -462,6 +464,7 @@ TEST_F(BackupBootFiles, AFileWithAnotherContentIsRefusedAndNotKept) {
   ASSERT_TRUE(primary_->expect(FrameType::need_files));
   send_file(std::string(300006, 'x'), kernel_);
   ASSERT_TRUE(primary_->expect(FrameType::refuse));
+  primary_->close();
   session_.reset();
   EXPECT_TRUE(std::filesystem::is_empty(options_.files_dir)) << "nor is a part of it";
 }
@@ -471,6 +474,7 @@ TEST_F(BackupBootFiles, ADigestIsNoPath) {
   begin();
   ASSERT_TRUE(primary_->expect(FrameType::refuse));
   EXPECT_NE(primary_->refuse.reason.find("hexadecimal"), std::string::npos);
+  primary_->close();
 }
 
 }  // namespace

@@ -5,9 +5,13 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/tcp.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include <atomic>
@@ -96,6 +100,32 @@ void write_all(int fd, std::span<const std::byte> bytes) {
     ASSERT_GT(written, 0);
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
+}
+
+/// Makes send, recv and poll in all their forms, and read and write on `socket`, fail with EXDEV in this
+/// thread from now on. (The sanitizers' own pipes go on working.)
+bool forbid_plain_io(int socket) {
+  std::vector<sock_filter> program;
+  const auto load = [&](size_t offset) {
+    program.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, static_cast<uint32_t>(offset)));
+  };
+  const auto forbid = [&](std::initializer_list<long> calls) {
+    load(offsetof(seccomp_data, nr));
+    for (const long call : calls) {
+      program.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 1));
+      program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EXDEV));
+    }
+  };
+  forbid({SYS_sendto, SYS_recvfrom, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg, SYS_poll, SYS_ppoll,
+          SYS_epoll_wait, SYS_epoll_pwait});
+  load(offsetof(seccomp_data, args));
+  program.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(socket), 1, 0));
+  program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+  forbid({SYS_read, SYS_write, SYS_readv, SYS_writev});
+  program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+  const sock_fprog filter{static_cast<unsigned short>(program.size()), program.data()};
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
 }
 
 enum class Transport { unix_socket, tcp };
@@ -311,6 +341,67 @@ TEST_P(LinkTest, AFrameThatHasArrivedIsDeliveredThoughTheDeadlineHasPassed) {
       ASSERT_EQ(frames, 3) << "all of them, at the first look";
     }
   }
+}
+
+TEST_P(LinkTest, ABusySenderHearsItsPeerAtEveryWait) {
+  auto [a, b] = sockets();
+  std::unique_ptr<Link> link = adopt(std::move(b));
+  FrameWriter writer;
+  Bytes sink(1 << 20);
+  for (int round = 0; round < 50; ++round) {
+    Bytes stream;
+    writer.append(FrameType::heartbeat, 0, body_of(16, 1), &stream);
+    write_all(a.get(), stream);
+    // Large enough to be sent by append() itself: the wait begins with progress of its own.
+    ASSERT_TRUE(link->append(FrameType::pages, 1, body_of(80 << 10, 1)).ok());
+    link->wake();
+    int frames = 0;
+    ASSERT_TRUE(link->wait(Clock::now() + kPatience,
+                           [&](const FrameView&) {
+                             ++frames;
+                             return Status();
+                           })
+                    .ok());
+    ASSERT_EQ(frames, 1) << round;
+    while (::recv(a.get(), sink.data(), sink.size(), MSG_DONTWAIT) > 0) {
+    }
+  }
+}
+
+// The data path is io_uring's alone: with the plain calls forbidden to the thread a link works as before.
+TEST_P(LinkTest, NoReadWriteSendOrRecvIsCalled) {
+  auto [a, b] = sockets();
+  Status status;
+  uint64_t echoed = 0;
+  bool forbidden = false;
+  std::thread echo([&, &b = b] {
+    std::unique_ptr<Link> link = adopt(std::move(b));
+    while (echoed < 20) {
+      status = link->wait(Clock::now() + kPatience, [&](const FrameView& frame) {
+        ++echoed;
+        return link->append(FrameType::ack, frame.header.epoch, frame.body);
+      });
+      if (!status.ok()) return;
+    }
+    while (status.ok() && !link->drained())
+      status = link->wait(Clock::now() + kPatience, [](const FrameView&) { return Status(); });
+  });
+  std::thread driver([&, &a = a] {
+    const int fd = a.get();
+    std::unique_ptr<Link> link = adopt(std::move(a));
+    forbidden = forbid_plain_io(fd) && ::write(fd, "", 0) < 0 && errno == EXDEV && ::send(fd, "", 0, 0) < 0 &&
+                errno == EXDEV;
+    std::vector<Received> frames;
+    for (uint64_t i = 1; i <= 20; ++i) {
+      if (!link->append(FrameType::pages, i, body_of(100'000, i)).ok()) return;
+      if (!serve(*link, &frames, [&] { return frames.size() == i; }).ok()) return;
+    }
+  });
+  driver.join();
+  echo.join();
+  EXPECT_TRUE(forbidden);
+  EXPECT_EQ(echoed, 20u);
+  EXPECT_TRUE(status.ok() || status.code() == Code::unavailable) << status.message();
 }
 
 TEST_P(LinkTest, AFarDeadlineIsNoProblem) {

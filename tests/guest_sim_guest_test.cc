@@ -50,17 +50,19 @@ class Peer {
     EXPECT_EQ(::connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0) << path;
   }
 
-  void send_raw(std::span<const std::byte> bytes) const {
-    EXPECT_EQ(::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
-              static_cast<ssize_t>(bytes.size()));
+  bool try_send(std::span<const std::byte> bytes) const {
+    return ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
   }
-  void request(uint64_t id) const {
+  void send_raw(std::span<const std::byte> bytes) const { EXPECT_TRUE(try_send(bytes)); }
+  /// Ends every call that waits in the socket.
+  void shut() const { ::shutdown(fd_.get(), SHUT_RDWR); }
+  bool request(uint64_t id) const {
     const FrameBytes frame = sim::to_frame({.to = sim::kBroadcast, .from = kClient, .id = id});
     std::array<std::byte, 4 + sizeof frame> bytes;
     const uint32_t length = htonl(sizeof frame);
     std::memcpy(bytes.data(), &length, 4);
     std::copy(frame.begin(), frame.end(), bytes.begin() + 4);
-    send_raw(bytes);
+    return try_send(bytes);
   }
   /// The next message; nullopt when none comes within `timeout` or the guest closed the connection.
   std::optional<Message> next(Duration timeout = kDeadline) {
@@ -197,7 +199,7 @@ TEST_F(SimGuestTest, AnswersOnEachCard) {
   uint64_t seen = 0;
   for (uint64_t id = 1; id <= 20; ++id) {
     Peer& peer = id % 2 == 0 ? first : second;
-    peer.request(id);
+    ASSERT_TRUE(peer.request(id));
     const auto reply = peer.reply_to(id);
     ASSERT_TRUE(reply);
     EXPECT_GT(reply->counter, seen);
@@ -211,12 +213,12 @@ TEST_F(SimGuestTest, AnswersOnEachCard) {
 TEST_F(SimGuestTest, NoFrameLeavesWhilePaused) {
   const auto guest = started();
   Peer peer(guest->nics()[0].socket_path);
-  peer.request(1);
+  ASSERT_TRUE(peer.request(1));
   ASSERT_TRUE(peer.reply_to(1));
   ASSERT_TRUE(guest->pause().ok());
   while (peer.next(Duration::zero())) {  // What was sent before the pause is here already.
   }
-  peer.request(2);
+  ASSERT_TRUE(peer.request(2));
   EXPECT_FALSE(peer.next(std::chrono::milliseconds(40))) << "neither a reply nor a beacon";
   ASSERT_TRUE(guest->resume().ok());
   EXPECT_TRUE(peer.reply_to(2));
@@ -234,7 +236,7 @@ TEST_F(SimGuestTest, FailsOverToTheLastCheckpointWithNothingTakenBack) {
   std::vector<std::byte> device;
   uint64_t seen = 0;
   for (uint64_t epoch = 1; epoch <= 30; ++epoch) {
-    peer.request(epoch);
+    ASSERT_TRUE(peer.request(epoch));
     const auto reply = peer.reply_to(epoch);
     ASSERT_TRUE(reply);
     device = checkpoint(guest.get(), standby.get());
@@ -248,7 +250,7 @@ TEST_F(SimGuestTest, FailsOverToTheLastCheckpointWithNothingTakenBack) {
   auto promoted = standby->restore_and_run(*base, device);
   ASSERT_TRUE(promoted.ok()) << promoted.status().message();
   Peer client((*promoted)->nics()[0].socket_path);
-  client.request(1000);
+  ASSERT_TRUE(client.request(1000));
   const auto reply = client.reply_to(1000);
   ASSERT_TRUE(reply);
   EXPECT_GT(reply->counter, seen);
@@ -300,7 +302,7 @@ TEST_F(SimGuestTest, PeerThatTalksNonsenseIsDisconnectedAndTheNextIsServed) {
     half.send_raw(std::vector<std::byte>(3));
   }
   Peer peer(path);
-  peer.request(5);
+  ASSERT_TRUE(peer.request(5));
   EXPECT_TRUE(peer.reply_to(5));
 }
 
@@ -320,11 +322,12 @@ TEST_F(SimGuestTest, PeerThatDoesNotReadNeitherHangsTheGuestNorLosesReplies) {
   const auto guest = started();
   ASSERT_TRUE(guest->start_tracking().ok());
   Peer peer(guest->nics()[0].socket_path);
-  uint64_t asked = 0;
-  // Fill the way out, until the guest has stopped taking requests, too: 40,000 are 2.5 MB.
+  // Fills the way out until the guest has stopped taking requests, too: 40,000 are 2.5 MB.
   std::jthread asking([&] {
-    while (asked < 40000) peer.request(++asked);
+    for (uint64_t id = 1; id <= 40000 && peer.request(id);) ++id;
   });
+  // Whatever happens below, the thread above does not wait for ever.
+  const std::unique_ptr<const Peer, void (*)(const Peer*)> end(&peer, [](const Peer* p) { p->shut(); });
   PageSet dirty;
   for (int epoch = 0; epoch < 50; ++epoch) {
     ASSERT_TRUE(guest->pause().ok());
@@ -336,7 +339,10 @@ TEST_F(SimGuestTest, PeerThatDoesNotReadNeitherHangsTheGuestNorLosesReplies) {
   for (uint64_t id = 1; id <= 40000;) {
     const auto message = peer.next();
     ASSERT_TRUE(message);
-    ASSERT_EQ(message->counter, seen + 1);
+    // Beacons from before the connection are lost; from then on there is no gap.
+    if (seen != 0) {
+      ASSERT_EQ(message->counter, seen + 1);
+    }
     seen = message->counter;
     if (message->id == 0) continue;
     ASSERT_EQ(message->id, id);

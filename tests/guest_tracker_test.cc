@@ -162,7 +162,8 @@ class Victim {
       mine.done = done + 1;
     }
   }
-  void carry_out(Desk& mine) {
+  // The victim plays a guest, whose stores race as they please.
+  __attribute__((no_sanitize("thread"))) void carry_out(Desk& mine) {
     auto* memory = reinterpret_cast<std::byte*>(ram_.address);
     auto word = [&](uint64_t page) {
       return reinterpret_cast<volatile uint64_t*>(memory + page * kPageSize);
@@ -343,7 +344,8 @@ TEST_P(TrackerTest, PagesWrittenAfterBeingDiscardedAreReported) {
 
 // The contract itself: an observer that copies only collected pages has, whenever the writers rest, exactly
 // the memory. Collections run against four writers all the time.
-void observe(Victim& victim, Tracker& tracker, int rests, int collections_per_rest) {
+// A collection comes every `stores_between` stores at the soonest: few, and it meets faults on their way.
+void observe(Victim& victim, Tracker& tracker, int rests, int collections_per_rest, uint64_t stores_between) {
   PageSet dirty;
   std::vector<std::byte> copy(victim.ram().bytes);
   const auto collect_and_copy = [&] {
@@ -359,7 +361,6 @@ void observe(Victim& victim, Tracker& tracker, int rests, int collections_per_re
                   range.count * kPageSize);
     }
   };
-  constexpr uint64_t kStoresBetween = 100;
   const auto all_written = [&] {
     uint64_t sum = 0;
     for (int i = 0; i < kThreads; ++i) sum += victim.desk(i).written;
@@ -373,7 +374,7 @@ void observe(Victim& victim, Tracker& tracker, int rests, int collections_per_re
     }
     for (int i = 0; i < collections_per_rest; ++i) {
       const uint64_t before = all_written();
-      ASSERT_TRUE(eventually([&] { return all_written() > before + kStoresBetween; })) << "the writers hang";
+      ASSERT_TRUE(eventually([&] { return all_written() >= before + stores_between; })) << "the writers hang";
       ASSERT_NO_FATAL_FAILURE(collect_and_copy());
       pages += page_count(dirty);
     }
@@ -392,14 +393,15 @@ TEST_P(TrackerTest, LosesNoStoreOfFourRunningWritersInLittleMemory) {
   Victim victim(64);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
-  observe(victim, *tracker, 200, 20);
+  observe(victim, *tracker, 50, 20, 1000);
+  observe(victim, *tracker, 50, 200, 1);
 }
 
 TEST_P(TrackerTest, LosesNoStoreOfFourRunningWritersInMuchMemory) {
   Victim victim(8192);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
-  observe(victim, *tracker, 40, 10);
+  observe(victim, *tracker, 15, 8, 100);
 }
 
 TEST_P(TrackerTest, CanBePlantedInARunningProcessAndTakesAllStoresFromThenOn) {

@@ -72,7 +72,8 @@ class FakeBackup {
     Status problem;  // what the backup itself found wrong
     std::map<std::string, ckpt::Bytes> files;
     std::string definition, facts;
-    uint64_t heartbeats = 0, base_bytes = 0;
+    uint64_t heartbeats = 0;
+    int bases = 0;
     ckpt::Bytes base, device;
   };
   Seen seen() const {
@@ -235,7 +236,10 @@ class FakeBackup {
     }
     for (const ckpt::Bytes& pages : staged_) REMUSD_TRY(ckpt::apply_pages(pages, memory_));
     staged_.clear();
-    if (base_.complete()) seen_.base = base_.take();
+    if (base_.complete()) {
+      seen_.base = base_.take();
+      ++seen_.bases;
+    }
     base_.reset();
     seen_.device = device_.take();
     device_.reset();

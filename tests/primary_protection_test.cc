@@ -85,6 +85,60 @@ class FakeArbiter : public arbiter::Arbiter {
   std::optional<arbiter::Record> record_;
 };
 
+/// The simulated guest with events and failures that it does not have by itself.
+class HookedGuest : public guest::Guest {
+ public:
+  explicit HookedGuest(std::unique_ptr<guest::Guest> real) : real_(std::move(real)) {}
+
+  void happens(guest::EventKind kind) {
+    const std::lock_guard lock(mutex_);
+    events_.push_back({kind, "hooked"});
+  }
+  std::atomic<bool> pause_stalls{false}, save_stalls{false};
+  std::atomic<int> bases{0}, resumes{0}, pauses{0};
+
+  const guest::Facts& facts() const override { return real_->facts(); }
+  const std::vector<guest::NicEndpoint>& nics() const override { return real_->nics(); }
+  std::span<const std::byte> memory() const override { return real_->memory(); }
+  int pid() const override { return 0; }
+  Status start_tracking() override { return real_->start_tracking(); }
+  Status stop_tracking() override { return real_->stop_tracking(); }
+  std::string tracker_name() const override { return real_->tracker_name(); }
+  Status collect_dirty(PageSet* dirty) override { return real_->collect_dirty(dirty); }
+  Status pause() override {
+    if (pause_stalls) return Status(Code::timed_out, "QMP stop: no answer within 5000 ms");
+    ++pauses;
+    return real_->pause();
+  }
+  Result<std::span<const std::byte>> save() override {
+    if (save_stalls) return Status(Code::timed_out, "QMP save: no answer within 5000 ms");
+    return real_->save();
+  }
+  Status resume() override {
+    ++resumes;
+    return real_->resume();
+  }
+  Result<std::vector<std::byte>> base_stream() override {
+    ++bases;
+    return real_->base_stream();
+  }
+  Status destroy() override { return real_->destroy(); }
+  Status power_button() override { return real_->power_button(); }
+  std::vector<guest::Event> take_events() override {
+    const std::lock_guard lock(mutex_);
+    auto events = real_->take_events();
+    events.insert(events.end(), events_.begin(), events_.end());
+    events_.clear();
+    return events;
+  }
+  Status announce() override { return real_->announce(); }
+
+ private:
+  std::unique_ptr<guest::Guest> real_;
+  std::mutex mutex_;
+  std::vector<guest::Event> events_;
+};
+
 class ProtectionTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -94,14 +148,15 @@ class ProtectionTest : public ::testing::Test {
 
     definition_.name = "vm1";
     definition_.driver = "sim";
-    definition_.memory_mib = 4;
+    definition_.memory_mib = std::max<uint64_t>(memory_mib_, 4);
+    if (memory_mib_ > 0) definition_.sim.dirty_pages_per_ms = 200;
     definition_.nics.resize(1);
     ASSERT_TRUE(guest::complete_and_validate(&definition_).ok());
     guest::DriverOptions driver;
     driver.runtime_dir = directory_;
     auto guest = guest::start(definition_, driver);
     ASSERT_TRUE(guest.ok()) << guest.status().message();
-    guest_ = *std::move(guest);
+    guest_ = std::make_unique<HookedGuest>(*std::move(guest));
 
     int pair[2];
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
@@ -180,8 +235,9 @@ class ProtectionTest : public ::testing::Test {
   }
 
   std::string directory_, kernel_;
+  uint64_t memory_mib_ = 0;
   guest::Definition definition_;
-  std::unique_ptr<guest::Guest> guest_;
+  std::unique_ptr<HookedGuest> guest_;
   std::unique_ptr<netbuf::NetBuffer> net_;
   ScopedFd outside_;
   FakeArbiter arbiter_;
@@ -419,6 +475,63 @@ TEST_F(ProtectionTest, ADriverThatFailsEndsProtectionWithItsReason) {
   ASSERT_TRUE(guest_->destroy().ok());
   ASSERT_TRUE(reaches(State::unprotected));
   EXPECT_NE(protection_->snapshot().end.message().find("destroyed"), std::string::npos);
+}
+
+TEST_F(ProtectionTest, AGuestThatExitsFailsTheProtectionAndTellsTheBackup) {
+  backup();
+  ASSERT_TRUE(protect().ok());
+  ASSERT_TRUE(acks(3));
+  guest_->happens(guest::EventKind::exited);
+  ASSERT_TRUE(reaches(State::failed));
+  EXPECT_NE(protection_->snapshot().end.message().find("the guest exited"), std::string::npos);
+  ASSERT_TRUE(wait_for([&] { return backup_->seen().ended; }));
+  EXPECT_NE(backup_->seen().goodbye.find("the guest exited"), std::string::npos);
+  EXPECT_EQ(arbiter_.record()->generation, 2u);
+}
+
+TEST_F(ProtectionTest, AGuestThatRebootsSendsItsBaseStreamAgain) {
+  backup();
+  ASSERT_TRUE(protect().ok());
+  ASSERT_TRUE(acks(3));
+  EXPECT_EQ(guest_->bases, 1);
+  EXPECT_EQ(backup_->seen().bases, 1);
+  guest_->happens(guest::EventKind::rebooted);
+  ASSERT_TRUE(wait_for([&] { return backup_->seen().bases == 2; }));
+  ASSERT_TRUE(acks(protection_->snapshot().acked + 3));
+  EXPECT_EQ(guest_->bases, 2);
+}
+
+TEST_F(ProtectionTest, AHypervisorThatStallsEndsProtectionWithItsReason) {
+  for (const bool paused : {false, true}) {
+    backup();
+    ASSERT_TRUE(protect().ok());
+    ASSERT_TRUE(acks(3));
+    (paused ? guest_->save_stalls : guest_->pause_stalls) = true;
+    ASSERT_TRUE(reaches(State::unprotected));
+    const Status end = protection_->snapshot().end;
+    EXPECT_EQ(end.code(), Code::timed_out);
+    EXPECT_NE(end.message().find("no answer within"), std::string::npos);
+    guest_->pause_stalls = guest_->save_stalls = false;
+    (void)guest_->resume();
+    protection_.reset();
+  }
+}
+
+TEST_F(ProtectionTest, AGuestThatDirtiesMoreThanStagingHoldsIsStretchedAndStillProtected) {
+  TearDown();
+  definition_ = {};
+  memory_mib_ = 32;
+  SetUp();
+  options_.epoch_interval = milliseconds(25);
+  options_.staging_bytes = 2u << 20;  // two chunks: 512 pages, and some thousand are dirtied in an epoch
+  backup();
+  ASSERT_TRUE(protect().ok());
+  ASSERT_TRUE(acks(10)) << protection_->snapshot().end.message();
+  EXPECT_GT(protection_->snapshot().stretched_epochs, 0u);
+  EXPECT_TRUE(backup_->seen().problem.ok()) << backup_->seen().problem.message();
+  protection_->unprotect("enough");
+  ASSERT_TRUE(reaches(State::unprotected));
+  EXPECT_EQ(guest_->pauses, guest_->resumes) << "the guest runs on";
 }
 
 TEST_F(ProtectionTest, ItCanBeProtectedAgain) {

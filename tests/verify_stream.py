@@ -4,8 +4,9 @@
 
 usage: verify_stream.py [--memory-pages N] [--allow-cut] FILE
 
-FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and exits 0, or prints
-one line that says what is wrong and where, and exits 1. Written from FORMAT.md alone. Needs python3-xxhash and python3-lz4.
+FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and
+exits 0, or prints one line that says what is wrong and where, and exits 1. Written from FORMAT.md alone. Needs
+python3-xxhash and python3-lz4.
 """
 import argparse
 import json
@@ -27,11 +28,11 @@ MAX_FILE = 512 << 20
 MAX_TEXT = 1 << 20
 MAX_STRING = 4096
 
-HELLO, REFUSE, DEFINITION, NEED_FILES, FILE, FACTS, READY, PAGES, DEVICE, BASE, COMMIT, ACK, GOODBYE, ORDER = range(1, 15)
-HEARTBEAT, PROGRESS = OPTIONAL | 1, OPTIONAL | 2
-NAMES = {HELLO: "HELLO", REFUSE: "REFUSE", DEFINITION: "DEFINITION", NEED_FILES: "NEED_FILES", FILE: "FILE", FACTS: "FACTS",
-         READY: "READY", PAGES: "PAGES", DEVICE: "DEVICE", BASE: "BASE", COMMIT: "COMMIT", ACK: "ACK", GOODBYE: "GOODBYE",
-         ORDER: "ORDER", HEARTBEAT: "HEARTBEAT", PROGRESS: "PROGRESS"}
+NAMES = dict(enumerate(
+    ("HELLO", "REFUSE", "DEFINITION", "NEED_FILES", "FILE", "FACTS", "READY", "PAGES", "DEVICE", "BASE",
+     "COMMIT", "ACK", "GOODBYE", "ORDER"), start=1))
+NAMES |= {OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS"}
+HELLO, PAGES, DEVICE, BASE, COMMIT = 1, 8, 9, 10, 11
 IN_EPOCH = (PAGES, DEVICE, BASE, COMMIT)
 
 
@@ -69,7 +70,7 @@ class Body:
         require(size <= MAX_STRING, f"{field} is longer than {MAX_STRING} bytes")
         text = self.take(size, field)
         for byte in text:
-            require(not (byte < 0x20 or byte == 0x7F) or (lines and byte == 0x0A), f"{field} holds a control character")
+            require(0x20 <= byte != 0x7F or (lines and byte == 0x0A), f"{field} holds a control character")
         return text
 
     def rest(self):
@@ -149,7 +150,8 @@ class Stream:
         magic, kind, flags, _, sequence, generation, epoch, checksum = header
         require(magic == MAGIC, "wrong magic number")
         require(flags == 0, f"flags {flags} are not 0")
-        require(sequence == self.frames & 0xFFFFFFFF, f"sequence {sequence} where {self.frames & 0xFFFFFFFF} was due")
+        due = self.frames & 0xFFFFFFFF
+        require(sequence == due, f"sequence {sequence} where {due} was due")
         require(generation >= self.generation, f"generation fell from {self.generation} to {generation}")
         require(xxh3(raw_header[:32] + bytes(8) + data) == checksum, "checksum does not match")
         require(self.phase != "over", "a frame after the last one")
@@ -183,7 +185,7 @@ class Stream:
         features, required = body.number("Q", "features"), body.number("Q", "features_required")
         require(required & ~features == 0, "features_required is not within features")
         body.take(16, "session")
-        require(body.number("Q", "generation") == self.generation, "HELLO and its header differ in the generation")
+        require(body.number("Q", "generation") == self.generation, "generation differs from the header's")
         for field in ("node", "vm", "software"):
             body.string(field)
         self.phase = "hello"
@@ -233,7 +235,8 @@ class Stream:
         for page, size, encoding, reserved in table:
             require(page > last, f"page {page} is out of order")
             last = page
-            require(self.memory_pages is None or page < self.memory_pages, f"page {page} lies outside the memory")
+            require(self.memory_pages is None or page < self.memory_pages,
+                    f"page {page} lies outside the memory")
             require(reserved == bytes(3), f"page {page} has reserved bytes that are not 0")
             payload = body.take(size, f"payload of page {page}")
             if encoding == 0:
@@ -313,15 +316,16 @@ def verify(file, memory_pages, allow_cut):
             raise Violation(f"frame {number} ({name}) at byte {offset}: {why}") from why
         offset += HEADER.size + len(data)
     require(stream.frames > 0, "the stream is empty")
-    return {"frames": stream.frames, "epochs": stream.epoch, "pages": stream.pages, "sent_bytes": offset,
-            "generation": stream.generation}
+    return {"frames": stream.frames, "epochs": stream.epoch, "pages": stream.pages,
+            "sent_bytes": offset, "generation": stream.generation}
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Check a recorded stream of the primary against ckpt/FORMAT.md.")
+    parser = argparse.ArgumentParser(description="Check a recorded stream of the primary.")
     parser.add_argument("file")
     parser.add_argument("--memory-pages", type=int, help="refuse page numbers from here on")
-    parser.add_argument("--allow-cut", action="store_true", help="the sender was killed: the last frame may be incomplete")
+    parser.add_argument("--allow-cut", action="store_true",
+                        help="the sender was killed: the last frame may be incomplete")
     arguments = parser.parse_args()
     try:
         with open(arguments.file, "rb") as file:

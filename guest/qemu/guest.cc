@@ -197,7 +197,7 @@ Status QemuGuest::record_migration(int fd) {
   const Time deadline = Clock::now() + kBaseTimeout;
   for (;;) {
     REMUSD_ASSIGN(const QmpEvent event, qmp->await_watched(deadline));
-    const std::string status = event.data.is_object() ? event.data.value("status", "") : "";
+    const std::string status = text_member(event.data, "status");
     if (status == "completed") break;
     if (status == "failed" || status == "cancelled") {
       return {Code::io, "QEMU could not write its migration stream (status " + status + ")"};
@@ -247,10 +247,10 @@ Status QemuGuest::announce() {
 std::vector<Event> QemuGuest::take_events() {
   std::vector<Event> events;
   if (const std::unique_lock lock(machine_->mutex, std::try_to_lock); lock.owns_lock()) {
-    // On a shared monitor an answer may be under way to the epoch thread: only what has been read counts.
-    if (machine_->fast) (void)machine_->general->drain();
+    // On a shared monitor an answer may be under way to the epoch thread: then only what was read counts.
+    if (machine_->fast || !save_outstanding_) (void)machine_->general->drain();
     for (const QmpEvent& event : machine_->general->take_events()) {
-      const std::string reason = event.data.is_object() ? event.data.value("reason", "") : "";
+      const std::string reason = text_member(event.data, "reason");
       if (event.name == "RESET") {
         events.push_back({EventKind::rebooted, "the guest was reset (" + reason + ")"});
       } else if (event.name == "GUEST_PANICKED" || reason == "guest-panic") {

@@ -33,7 +33,7 @@ Status make_way(const std::string& path) {
   const std::string refusal = "a QEMU already listens on '" + path + "'; attach to it, or end it";
   if (!other.ok()) return {Code::exists, refusal};
   REMUSD_ASSIGN(const nlohmann::json status, (*other)->call("query-status"));
-  if (!status.is_object() || status.value("status", "") != "inmigrate") return {Code::exists, refusal};
+  if (text_member(status, "status") != "inmigrate") return {Code::exists, refusal};
   REMUSD_ASSIGN(const int pid, (*other)->peer_pid());
   REMUSD_ASSIGN(const Process process, Process::adopt(pid));
   REMUSD_TRY(process.kill());

@@ -19,12 +19,9 @@ Status nonsense(const char* command) {
           std::string("QMP ") + command + ": the answer is not of the form that QEMU documents"};
 }
 
-/// A string member, bounded; empty when it is absent or something else.
+/// Bounded, for it becomes a fact.
 std::string text_of(const json& object, const char* key) {
-  if (!object.is_object()) return {};
-  const auto member = object.find(key);
-  if (member == object.end() || !member->is_string()) return {};
-  return member->get<std::string>().substr(0, kMaxTextBytes);
+  return text_member(object, key).substr(0, kMaxTextBytes);
 }
 
 uint64_t number_of(const json& object, const char* key, uint64_t missing = 0) {
@@ -146,7 +143,7 @@ Status memory(Qmp* qmp, Probe* out) {
     return {Code::unsafe, "the guest's RAM is in " + std::to_string(backends.size()) +
                               " memory backends, not one" + kAdvice};
   }
-  if (!backends[0].value("share", json(false)).is_boolean() || !backends[0].value("share", false)) {
+  if (!backends[0].is_object() || backends[0].value("share", json()) != true) {
     return {Code::unsafe, "the guest's RAM is not shared" + std::string(kAdvice)};
   }
   const std::string id = text_of(backends[0], "id");

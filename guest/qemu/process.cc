@@ -111,7 +111,7 @@ bool Process::gone(Duration timeout) const {
   }
 }
 
-Status Process::kill() {
+Status Process::kill() const {
   if (gone(Duration::zero())) return {};
   if (::syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
     return Status::from_errno("kill QEMU process " + std::to_string(pid_));

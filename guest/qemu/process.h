@@ -28,7 +28,7 @@ class Process {
   /// True when it has ended, waiting up to `timeout` for that. Reaps a child of ours.
   bool gone(Duration timeout) const;
   /// SIGKILL, then waits until it is gone.
-  Status kill();
+  Status kill() const;
   /// The last line that it wrote to its log, without its own name before it; empty when there is none.
   std::string last_words() const;
 

@@ -47,6 +47,12 @@ std::string shown(std::string_view text) {
 
 }  // namespace
 
+std::string text_member(const json& object, const char* key) {
+  if (!object.is_object()) return {};
+  const auto member = object.find(key);
+  return member != object.end() && member->is_string() ? member->get<std::string>() : std::string();
+}
+
 Qmp::Qmp(ScopedFd socket, std::string path, Duration timeout)
     : socket_(std::move(socket)), path_(std::move(path)), timeout_(timeout), buffer_(kFirstBufferBytes) {}
 
@@ -202,8 +208,8 @@ Status Qmp::fail(Code code, const std::string& why) {
 }
 
 Status Qmp::error_status(const json& error) const {
-  const std::string kind = error.value("class", json()).is_string() ? error["class"].get<std::string>() : "";
-  const std::string why = error.value("desc", json()).is_string() ? error["desc"].get<std::string>() : kind;
+  const std::string kind = text_member(error, "class"), desc = text_member(error, "desc");
+  const std::string& why = desc.empty() ? kind : desc;
   return {kind == "CommandNotFound" ? Code::unsupported : Code::io, "QEMU refuses: " + why};
 }
 

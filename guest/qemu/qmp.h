@@ -32,6 +32,9 @@ struct QmpEvent {
   nlohmann::json data;
 };
 
+/// A string member of what may not even be an object; empty when it is absent or of another type.
+std::string text_member(const nlohmann::json& object, const char* key);
+
 class Qmp {
  public:
   static constexpr size_t kMaxLineBytes = size_t{1} << 20;

@@ -1,0 +1,32 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// Runs tests/control_cli_test.py and tests/control_grafana_test.py, which drive real daemons as an operator
+// would.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+namespace {
+
+// This test's binary is BUILD/tests/control_tests, the daemon is BUILD/remusd.
+std::string daemon_binary() {
+  return (std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() / "remusd").string();
+}
+
+int run_python(const std::string& script) {
+  const auto path = std::filesystem::path(__FILE__).parent_path() / script;
+  const std::string command =
+      "REMUSD_BINARY='" + daemon_binary() + "' /usr/bin/python3 '" + path.string() + "'";
+  return std::system(command.c_str());
+}
+
+TEST(ControlEndToEnd, OperatorsCommandsDoWhatTheySayOnTwoDaemons) {
+  EXPECT_EQ(run_python("control_cli_test.py"), 0);
+}
+
+TEST(ControlEndToEnd, MetricsAndDashboardsAreCleanOnALivePair) {
+  EXPECT_EQ(run_python("control_grafana_test.py"), 0);
+}
+
+}  // namespace

@@ -1,0 +1,111 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <filesystem>
+#include <thread>
+
+#include "control/api_client.h"
+#include "control/http_server.h"
+
+namespace remusd::control {
+namespace {
+
+// A server on a unix socket with a loop of its own.
+class HttpTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string path = (std::filesystem::temp_directory_path() / "remusd-http-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(path.data()), nullptr);
+    directory_ = path;
+    socket_ = directory_ + "/api.sock";
+  }
+  void serve(HttpHandler handler) {
+    auto server = HttpServer::listen_unix(loop_, socket_, std::move(handler));
+    ASSERT_TRUE(server.ok()) << server.status().message();
+    server_ = *std::move(server);
+    thread_ = std::thread([this] { loop_.run(); });
+  }
+  void TearDown() override {
+    boost::asio::post(loop_, [this] {
+      if (server_ != nullptr) server_->stop();
+      guard_.reset();
+    });
+    if (thread_.joinable()) {
+      loop_.stop();
+      thread_.join();
+    }
+    server_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  std::string directory_, socket_;
+  boost::asio::io_context loop_{1};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard_{loop_.get_executor()};
+  std::unique_ptr<HttpServer> server_;
+  std::thread thread_;
+};
+
+TEST_F(HttpTest, ARequestIsAnsweredAndTheSocketIsPrivate) {
+  serve([](const HttpRequest& request, const HttpReply& reply) {
+    const nlohmann::json body{{"method", request.method}, {"target", request.target}, {"body", request.body}};
+    reply({200, "application/json", body.dump()});
+  });
+  struct stat info {};
+  ASSERT_EQ(::stat(socket_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  const Reply reply = ApiClient(socket_).post("/x", {{"a", 1}});
+  ASSERT_TRUE(reply.status.ok()) << reply.status.message();
+  EXPECT_EQ(reply.body.value("method", ""), "POST");
+  EXPECT_EQ(reply.body.value("target", ""), "/x");
+  EXPECT_EQ(reply.body.value("body", ""), "{\"a\":1}");
+}
+
+TEST_F(HttpTest, AFailureComesBackAsItWasMeant) {
+  serve([](const HttpRequest&, const HttpReply& reply) {
+    reply({409, "application/json", R"({"error":{"code":"unsafe","message":"no"}})"});
+  });
+  const Reply reply = ApiClient(socket_).get("/x");
+  EXPECT_EQ(reply.status.code(), Code::unsafe);
+  EXPECT_EQ(reply.status.message(), "no");
+}
+
+TEST_F(HttpTest, AnAnswerMayComeLaterAndFromAnotherThread) {
+  std::thread worker;
+  serve([&worker](const HttpRequest&, HttpReply reply) {
+    worker = std::thread([reply = std::move(reply)] { reply({200, "application/json", "{}"}); });
+  });
+  EXPECT_TRUE(ApiClient(socket_).get("/x").status.ok());
+  worker.join();
+}
+
+TEST_F(HttpTest, NoAnswerInTimeIsTimedOut) {
+  serve([](const HttpRequest&, const HttpReply&) {});
+  EXPECT_EQ(ApiClient(socket_).get("/x", std::chrono::milliseconds(50)).status.code(), Code::timed_out);
+}
+
+TEST_F(HttpTest, ATooLargeRequestIsRefused) {
+  serve([](const HttpRequest&, const HttpReply& reply) { reply({200, "application/json", "{}"}); });
+  const Reply reply = ApiClient(socket_).post("/x", {{"a", std::string(2u << 20, 'x')}});
+  EXPECT_FALSE(reply.status.ok());
+}
+
+TEST_F(HttpTest, NobodyAtTheSocketIsUnavailable) {
+  EXPECT_EQ(ApiClient(socket_).get("/x").status.code(), Code::unavailable);
+}
+
+TEST_F(HttpTest, ADeadSocketIsReplacedALiveOneIsNot) {
+  serve([](const HttpRequest&, const HttpReply& reply) { reply({200, "application/json", "{}"}); });
+  boost::asio::io_context other;
+  EXPECT_EQ(HttpServer::listen_unix(other, socket_, {}).status().code(), Code::exists);
+  const std::string dead = directory_ + "/dead.sock";
+  { auto gone = HttpServer::listen_unix(other, dead, {}); }
+  EXPECT_TRUE(HttpServer::listen_unix(other, dead, {}).ok());
+}
+
+}  // namespace
+}  // namespace remusd::control

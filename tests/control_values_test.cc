@@ -1,0 +1,73 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The small pure parts: durations, quantiles, exit codes.
+#include <gtest/gtest.h>
+
+#include "control/duration.h"
+#include "control/epoch_window.h"
+#include "control/exit_code.h"
+#include "control/toml_reader.h"
+
+namespace remusd::control {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+TEST(Duration, ANumberWithAUnitIsTaken) {
+  EXPECT_EQ(*parse_duration("25ms"), milliseconds(25));
+  EXPECT_EQ(*parse_duration("2s"), seconds(2));
+  EXPECT_EQ(*parse_duration("1.5s"), milliseconds(1500));
+  EXPECT_EQ(*parse_duration("500us"), microseconds(500));
+  EXPECT_EQ(*parse_duration("3m"), seconds(180));
+}
+
+TEST(Duration, AnythingElseIsRefused) {
+  for (const char* text : {"", "25", "ms", "-2s", "2 s", "2h", "1e300s", "nans", "infs", "2sx"}) {
+    EXPECT_FALSE(parse_duration(text).ok()) << text;
+  }
+}
+
+TEST(Quantile, IsTheNearestRank) {
+  std::vector<double> none, values;
+  EXPECT_EQ(quantile(&none, 0.5), 0);
+  for (int i = 100; i >= 1; --i) values.push_back(i);
+  EXPECT_EQ(quantile(&values, 0.5), 50);
+  EXPECT_EQ(quantile(&values, 0.99), 99);
+  EXPECT_EQ(quantile(&values, 1), 100);
+  EXPECT_EQ(quantile(&values, 0), 1);
+}
+
+TEST(EpochWindow, KeepsTheLastEpochsAndNoMore) {
+  EpochWindow window;
+  EpochSample sample;
+  for (size_t i = 0; i < EpochWindow::kCapacity + 10; ++i) {
+    sample.dirty_pages = i;
+    window.add(sample);
+  }
+  EXPECT_EQ(window.size(), EpochWindow::kCapacity);
+  std::vector<double> pages = window.dirty_pages();
+  EXPECT_EQ(quantile(&pages, 0), 10);
+  EXPECT_EQ(quantile(&pages, 1), static_cast<double>(EpochWindow::kCapacity + 9));
+}
+
+TEST(ExitCode, EachKindOfFailureHasItsOwn) {
+  EXPECT_EQ(exit_code(api_code(Reply())), kDone);
+  EXPECT_EQ(exit_code(Status(Code::io, "")), kFailed);
+  EXPECT_EQ(exit_code(Status(Code::invalid, "")), kUsage);
+  EXPECT_EQ(exit_code(api_code(Reply::not_protected(""))), kUnprotected);
+  EXPECT_EQ(exit_code(Status(Code::not_found, "")), kNoSuchGuest);
+  EXPECT_EQ(exit_code(Status(Code::timed_out, "")), kTimedOut);
+  EXPECT_EQ(exit_code(Status(Code::unsafe, "")), kUnsafe);
+}
+
+TEST(Address, NeedsAHostAndAPort) {
+  for (const char* good : {"10.0.0.1:7270", "host:1", "[::1]:65535"}) EXPECT_TRUE(is_address(good)) << good;
+  for (const char* bad : {"", "host", ":1", "host:", "host:0", "host:65536", "::1:80", "host:x"}) {
+    EXPECT_FALSE(is_address(bad)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace remusd::control
