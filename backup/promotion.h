@@ -12,8 +12,9 @@
 
 namespace remusd::backup {
 
-/// The network side: TAPs on their bridges and the gate, passing. May be done before the guest runs: QEMU's
-/// sockets listen already, so that its very first frame has somewhere to go.
+/// TAPs that are plugged in nowhere yet, and the gate between them and the standby's sockets, which listen
+/// already. To be done while the arbiter is asked: making a TAP takes 0.4 ms, but tens of them when the
+/// kernel is busy with other interfaces, such as those of a host that has just died on the same machine.
 Result<std::unique_ptr<netbuf::NetBuffer>> connect_network(const std::vector<guest::NicEndpoint>& endpoints,
                                                            const netbuf::NetOptions& options,
                                                            const std::string& vm);
@@ -24,9 +25,11 @@ struct Promotion {
   Status network;  // the guest runs without its network, and why: its memory is worth more than its wires
 };
 
-/// REQUIRES: the right to run was won, !store.pending(). Spends the standby. A failure means that the guest
-/// does not run here; the standby can only be destroyed.
-Result<Promotion> promote(guest::Standby& standby, const Store& store, const netbuf::NetOptions& options,
-                          const std::string& vm);
+/// REQUIRES: the right to run was won, !store.pending(). Plugs the network in, so that the guest's first
+/// frame has somewhere to go, and spends the standby. `net`: from connect_network(), or null when that
+/// failed: it is tried again. A failure means that the guest does not run here; the standby can only be
+/// destroyed.
+Result<Promotion> promote(guest::Standby& standby, const Store& store, std::unique_ptr<netbuf::NetBuffer> net,
+                          const netbuf::NetOptions& options, const std::string& vm);
 
 }  // namespace remusd::backup

@@ -250,6 +250,7 @@ void Receiver::perform() {
         break;  // the store has it; apply_some() goes on with it between waits
       case ActionKind::ask_arbiter:
         ask_arbiter(action.number);
+        prepare_network();
         break;
       case ActionKind::promote:
         promote();
@@ -317,8 +318,14 @@ void Receiver::ask_arbiter(uint64_t expected_generation) {
   }
 }
 
+void Receiver::prepare_network() {
+  if (net_) return;
+  auto net = connect_network(standby_->nics(), options_.net, handshake_.vm());
+  if (net.ok()) net_ = *std::move(net);  // else it is tried again when the guest is promoted
+}
+
 void Receiver::promote() {
-  auto promotion = backup::promote(*standby_, *store_, options_.net, handshake_.vm());
+  auto promotion = backup::promote(*standby_, *store_, std::move(net_), options_.net, handshake_.vm());
   if (!promotion.ok()) return core_.promotion_done(promotion.status(), &actions_);
   promote_seconds_ = to_seconds(Clock::now() - won_at_);
   network_ = promotion->network;
@@ -339,6 +346,7 @@ void Receiver::promote() {
 void Receiver::destroy_standby() {
   publish(/*tell=*/false);  // what the store counted stays in the snapshot
   store_.reset();
+  net_.reset();
   if (!standby_) return;
   const Status destroyed = standby_->destroy();
   (void)destroyed;  // dropping it is all that is left to do

@@ -57,6 +57,7 @@ class Receiver {
   void perform();
   void send_ack(uint64_t epoch);
   void ask_arbiter(uint64_t expected_generation);
+  void prepare_network();
   void promote();
   void destroy_standby();
   template <typename Record>
@@ -76,8 +77,9 @@ class Receiver {
   Actions actions_;  // decided, not yet carried out
   Handshake handshake_;
   std::unique_ptr<guest::Standby> standby_;
-  std::optional<Store> store_;    // over standby_->memory()
-  std::deque<uint64_t> digests_;  // of epochs whose ack is not yet sent
+  std::unique_ptr<netbuf::NetBuffer> net_;  // connected and not plugged in, while deciding
+  std::optional<Store> store_;              // over standby_->memory()
+  std::deque<uint64_t> digests_;            // of epochs whose ack is not yet sent
 
   const Time handshake_deadline_;
   const Time hello_deadline_;

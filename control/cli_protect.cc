@@ -14,6 +14,7 @@ namespace remusd::control {
 namespace {
 
 constexpr std::chrono::milliseconds kLook{50};
+constexpr std::chrono::seconds kHandOver{5};
 constexpr double kPageMib = 4096.0 / 1048576.0;
 
 // Tells how far the first sync is: one line that is rewritten on a terminal, a line for each step in a pipe.
@@ -136,6 +137,20 @@ int protect(const CliContext& context, const ProtectFlags& flags) {
   }
 }
 
+int failover(const CliContext& context, const std::string& vm, bool dry_run) {
+  const int code = act(context, vm, "failover", {{"dry_run", dry_run}}, vm + ": the backup took over");
+  if (code != kDone || dry_run) return code;
+  // The winner is promoted; its daemon takes the guest into its hands a moment later. Whoever looks next
+  // shall see that.
+  const Time deadline = Clock::now() + kHandOver;
+  while (Clock::now() < deadline) {
+    const Reply now = context.client().get(guest_url(vm));
+    if (!now.status.ok() || now.body.value("state", "") != "promoting") break;
+    std::this_thread::sleep_for(kLook);
+  }
+  return code;
+}
+
 }  // namespace
 
 void add_protect(CLI::App& app, CliContext& context) {
@@ -184,10 +199,7 @@ void add_failover(CLI::App& app, CliContext& context) {
   add_vm(verb, &flags->vm);
   add_dry_run(verb, &flags->dry_run);
   verb->callback([flags, &context] {
-    context.action = [flags, &context] {
-      return act(context, flags->vm, "failover", {{"dry_run", flags->dry_run}},
-                 flags->vm + ": the backup took over");
-    };
+    context.action = [flags, &context] { return failover(context, flags->vm, flags->dry_run); };
   });
 }
 

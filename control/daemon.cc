@@ -3,6 +3,8 @@
 
 #include <signal.h>
 
+#include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <cstdlib>
 #include <filesystem>
@@ -141,6 +143,7 @@ void Daemon::run() {
   feed_watchdog();
   log(LogLevel::info, {}, "node " + config_.node + " serves on " + config_.api + ", remusd " REMUSD_VERSION);
   notify_service_manager("READY=1\nSTATUS=serving");
+  const auto busy = boost::asio::make_work_guard(loop_);  // stop() decides when it ends, not idleness
   loop_.run();
   pool_.join();
   const std::lock_guard lock(mutex_);

@@ -74,6 +74,11 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   GuestStatus status() const;
   /// May `slot`'s session make this node the backup of the guest? From then on it is this host's session.
   Status admit(std::shared_ptr<SessionSlot> slot, const std::string& peer);
+  /// The session's snapshot in its slot is new: wakes a command that waits for it.
+  void session_changed() {
+    const std::lock_guard lock(mutex_);
+    changed_.notify_all();
+  }
   void on_arbiter_request(Duration took) { metrics_->on_arbiter_request(took); }
 
  private:

@@ -116,6 +116,7 @@ backup::Callbacks PeerListener::callbacks(const std::shared_ptr<SessionSlot>& sl
   callbacks.on_state = [this, slot](const backup::Snapshot& snapshot) {
     const bool news = snapshot.state != slot->last().state;
     slot->set_last(snapshot);
+    if (const auto host = host_of(slot->id)) host->session_changed();
     if (news) {
       std::string message = "session: " + std::string(backup::to_string(snapshot.state));
       if (!snapshot.end.message().empty()) message += ": " + snapshot.end.message();

@@ -57,6 +57,24 @@ constexpr std::string_view kDiskOptions[] = {"-drive", "-blockdev", "-hda",    "
                                              "-sd",    "-mtdblock", "-pflash", "-fda", "-fdb"};
 constexpr std::string_view kNetOptions[] = {"-netdev", "-nic", "-net"};
 
+// Options without a value: the word behind one of them stands for itself.
+constexpr std::string_view kFlags[] = {
+    "-nodefaults",      "-nographic",           "-no-acpi",
+    "-no-hpet",         "-no-reboot",           "-no-shutdown",
+    "-no-fd-bootchk",   "-no-user-config",      "-enable-kvm",
+    "-snapshot",        "-daemonize",           "-S",
+    "-singlestep",      "-full-screen",         "-no-quit",
+    "-alt-grab",        "-ctrl-grab",           "-usb",
+    "-win2k-hack",      "-mem-prealloc",        "-preconfig",
+    "-only-migratable", "-enable-sync-profile", "-semihosting",
+    "-xen-attach",      "-xen-domid-restrict",
+};
+
+std::string_view normalized(std::string_view option) {
+  if (option.starts_with("--")) option.remove_prefix(1);  // QEMU takes both forms.
+  return option;
+}
+
 template <size_t N>
 bool contains(const std::string_view (&list)[N], std::string_view word) {
   return std::find(std::begin(list), std::end(list), word) != std::end(list);
@@ -154,11 +172,11 @@ Status check_arguments(const std::vector<std::string>& arguments, ArgumentsOf or
   Checker checker(origin, field);
   const size_t first = origin == ArgumentsOf::attached ? 1 : 0;
   for (size_t i = first; i < arguments.size(); ++i) {
-    std::string_view option = arguments[i];
-    if (option.starts_with("--")) option.remove_prefix(1);  // QEMU takes both forms.
+    const std::string_view option = normalized(arguments[i]);
     if (!option.starts_with('-')) {
       // A bare word that is no option's value is QEMU's way of naming a disk image.
-      const bool value_of_option = i > first && arguments[i - 1].starts_with('-');
+      const bool value_of_option =
+          i > first && arguments[i - 1].starts_with('-') && !contains(kFlags, normalized(arguments[i - 1]));
       if (value_of_option) continue;
       return {Code::unsafe,
               field + "[" + std::to_string(i) + "]: '" + arguments[i].substr(0, 64) +

@@ -69,7 +69,8 @@ directory = "{arbiter}"
         (self.directory / "guests" / f"{vm}.toml").write_text(text)
 
     def start(self):
-        self.process = subprocess.Popen([BINARY, "serve", "--config", str(self.config)], stderr=open(self.log, "ab"))
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([BINARY, "serve", "--config", str(self.config)], stderr=log)
         until(lambda: self.process.poll() is not None or self.run("list").code == 0, f"node {self.name} serves")
         assert self.process.poll() is None, self.log.read_text()
 

@@ -168,6 +168,8 @@ TEST(Definition, WhatCannotBeProtectedIsRefusedAsUnsafe) {
       {"-blockdev", R"({"driver":"file","filename":"/d","read-only":false})"},
       {"-hda", "/disk.img"},
       {"/disk.img"},
+      {"-nodefaults", "/disk.img"},
+      {"--nographic", "/disk.img"},
       {"-nodefaults", "-device", "virtio-rng-pci", "/disk.img"},
       {"-netdev", "user,id=n"},
       {"-nic", "user"},

@@ -144,23 +144,26 @@ void timed(Report& report, Job job) {
   report.elapsed_ms = std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin).count();
 }
 
-/// Interrupts the victim some times while it is in system call `number`.
+/// Interrupts the victim some times while it is in system call `number`, or until it is through with it.
 void disturb(Victim& victim, long number, int times = 5) {
-  ASSERT_TRUE(eventually([&] { return victim.blocked_in(number); })) << "victim never blocked";
+  const auto waits_or_done = [&] {
+    return victim.blocked_in(number) || victim.blocked_in(SYS_restart_syscall) || victim.report().done != 0;
+  };
   for (int i = 0; i < times; ++i) {
-    ASSERT_OK(i % 2 == 0 ? inject_getpid(victim.pid()) : inject_userfaultfd(victim.pid()));
-    ASSERT_TRUE(eventually([&] {
-      return victim.blocked_in(number) || victim.blocked_in(SYS_restart_syscall) || victim.report().done != 0;
-    }));
+    ASSERT_TRUE(eventually(waits_or_done)) << "victim never blocked";
+    if (victim.report().done != 0) return;
+    const Status status = i % 2 == 0 ? inject_getpid(victim.pid()) : inject_userfaultfd(victim.pid());
+    // Its wait may have ended just now.
+    ASSERT_TRUE(status.ok() || victim.report().done != 0) << status.message();
   }
 }
 
 /// Spread over a wait of kWaitMs: one that began anew each time would take far longer than kWaitMs + kLateMs.
 constexpr int64_t kWaitMs = 1000;
-constexpr int64_t kLateMs = 500;
+constexpr int64_t kLateMs = 700;
 void disturb_all_along(Victim& victim, long number) {
   for (int i = 0; i < 6; ++i) {
-    disturb(victim, i == 0 ? number : victim.blocked_in(number) ? number : long{SYS_restart_syscall}, 2);
+    disturb(victim, number, 2);
     std::this_thread::sleep_for(milliseconds(kWaitMs / 8));
   }
 }

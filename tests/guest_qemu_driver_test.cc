@@ -1,8 +1,12 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // The QEMU driver with a real QEMU. Needs root (tracking and /proc/PID/fd of another process).
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 
+#include "guest/qemu/process.h"
 #include "guest/qemu/qmp.h"
 #include "tests/guest_qemu_world.h"
 
@@ -189,6 +193,168 @@ TEST(QemuDriver, PauseIsMeasuredAloneAndWithScan) {
   report("  cont", resume);
   report("stop + scan + save + cont", whole);
   ASSERT_OK((*guest)->destroy());
+}
+
+TEST(QemuDriver, TheGateNamesWhatDiffers) {
+  World world;
+  const auto prepared = qemu::prepare(world.definition("pc", 1), world.options("a"));
+  ASSERT_OK(prepared);
+  Definition other = world.definition("q35", 2, "e1000");
+  other.cpu = "qemu64,-cx16";
+  other.memory_mib = 128;
+  const auto differing = qemu::prepare(other, world.options("b"));
+  ASSERT_OK(differing);
+  const auto lines = differences((*prepared)->facts(), (*differing)->facts());
+  using ::testing::Contains;
+  using ::testing::HasSubstr;
+  EXPECT_THAT(lines, Contains(HasSubstr("machine type: primary 'pc-i440fx-7.2', backup 'pc-q35-7.2'")));
+  EXPECT_THAT(lines, Contains(HasSubstr("vcpus: primary 1, backup 2")));
+  EXPECT_THAT(lines, Contains(HasSubstr("memory bytes")));
+  EXPECT_THAT(lines, Contains("cpu feature cx16: primary has it, backup does not"));
+  EXPECT_THAT(lines, Contains("device only on primary: /machine/peripheral/nic0 virtio-net-pci pci.0:03.0"));
+  EXPECT_THAT(lines, Contains("device only on backup: /machine/peripheral/nic0 e1000 pcie.0:03.0"));
+}
+
+TEST(QemuDriver, AStartThatFailsTellsQemusOwnWords) {
+  World world;
+  Definition definition = world.definition();
+  definition.cpu = "no-such-cpu";
+  const auto guest = qemu::start(definition, world.options("a"));
+  ASSERT_FALSE(guest.ok());
+  EXPECT_THAT(guest.status().message(), ::testing::HasSubstr("unable to find CPU model 'no-such-cpu'"));
+  EXPECT_FALSE(std::filesystem::exists(world.path("a/vm1.qmp")));
+}
+
+TEST(QemuDriver, AStandbyThatIsFedNonsenseTellsQemusOwnWords) {
+  World world;
+  auto guest = qemu::start(world.definition(), world.options("a"));
+  ASSERT_OK(guest);
+  auto standby = qemu::prepare(world.definition(), world.options("b"));
+  ASSERT_OK(standby);
+  const auto base = (*guest)->base_stream();
+  ASSERT_OK(base);
+  ASSERT_OK((*guest)->pause());
+  const auto state = (*guest)->save();
+  ASSERT_OK(state);
+  std::vector<std::byte> wrong(state->begin(), state->end());
+  wrong[20] ^= std::byte{0xff};  // in the first section's name
+  const auto promoted = (*standby)->restore_and_run(*base, wrong);
+  ASSERT_FALSE(promoted.ok());
+  EXPECT_THAT(promoted.status().message(), ::testing::HasSubstr("load of migration failed"));
+  ASSERT_OK((*standby)->destroy());
+  ASSERT_OK((*guest)->resume());
+  EXPECT_TRUE(counts(**guest));
+  ASSERT_OK((*guest)->destroy());
+}
+
+TEST(QemuDriver, AForgottenStandbyMakesWayButARunningGuestDoesNot) {
+  World world;
+  auto guest = qemu::start(world.definition(), world.options("a"));
+  ASSERT_OK(guest);
+  const int pid = (*guest)->pid();
+  guest->reset();  // As when the daemon ends: the guest goes on.
+  const auto again = qemu::start(world.definition(), world.options("a"));
+  ASSERT_FALSE(again.ok());
+  EXPECT_EQ(again.status().code(), Code::exists);
+
+  Definition attached = world.definition();
+  attached.attach_qmp = world.path("a/vm1.qmp");
+  auto taken = qemu::attach(attached, world.options("a"));
+  ASSERT_OK(taken);
+  EXPECT_EQ((*taken)->pid(), pid);
+  EXPECT_TRUE(counts(**taken));
+  ASSERT_OK((*taken)->destroy());
+
+  // A daemon that is killed leaves its standby behind: a process of its own plays it.
+  const pid_t daemon = ::fork();
+  if (daemon == 0) {
+    auto orphan = qemu::prepare(world.definition(), world.options("b"));
+    ::_exit(orphan.ok() ? 0 : 1);
+  }
+  int how = 0;
+  ASSERT_EQ(::waitpid(daemon, &how, 0), daemon);
+  ASSERT_EQ(how, 0);
+  const auto next = qemu::prepare(world.definition(), world.options("b"));
+  ASSERT_OK(next);
+  const auto held = qemu::prepare(world.definition(), world.options("b"));
+  ASSERT_FALSE(held.ok());
+  EXPECT_EQ(held.status().code(), Code::exists) << "its monitor is held by somebody";
+}
+
+TEST(QemuDriver, AQemuThatSomebodyElseStartedIsAttachedToAndPromoted) {
+  World world;
+  const std::string qmp = world.path("own.sock"), log = world.path("own.log");
+  const std::vector<std::string> argv{
+      "qemu-system-x86_64",
+      "-nodefaults",
+      "-vga",
+      "none",
+      "-display",
+      "none",
+      "-machine",
+      "pc,memory-backend=mem",
+      "-object",
+      "memory-backend-memfd,id=mem,size=64M,share=on",
+      "-m",
+      "64",
+      "-cpu",
+      "qemu64",
+      "-accel",
+      "tcg",
+      "-kernel",
+      world.kernel(),
+      "-serial",
+      "file:" + world.path("serial.log"),
+      "-qmp",
+      "unix:" + qmp + ",server=on,wait=off",
+      "-netdev",
+      "stream,id=n,server=on,addr.type=unix,addr.path=" + world.path("own.net"),
+      "-device",
+      "virtio-net-pci,netdev=n,mac=52:54:00:11:22:33,addr=5"};
+  const auto process = Process::spawn(argv, {}, log);
+  ASSERT_OK(process);
+  ASSERT_TRUE(eventually([&] { return world.boots() == 1; })) << process->last_words();
+
+  Definition definition;
+  definition.name = "vm2";
+  definition.accelerator = "tcg";
+  definition.attach_qmp = qmp;
+  const auto described = qemu::describe(definition, world.options("a"));
+  ASSERT_OK(described);
+  EXPECT_EQ(described->memory_mib, 64u);
+  EXPECT_EQ(described->kernel, world.kernel());
+  ASSERT_EQ(described->nics.size(), 1u);
+  EXPECT_EQ(described->nics[0].mac, "52:54:00:11:22:33");
+
+  auto attached = qemu::attach(*described, world.options("a"));
+  ASSERT_OK(attached);
+  Guest& primary = **attached;
+  EXPECT_EQ(primary.pid(), process->pid());
+  EXPECT_EQ(primary.nics().at(0).socket_path, world.path("own.net"));
+  auto standby = qemu::prepare(*described, world.options("b"));
+  ASSERT_OK(standby);
+  EXPECT_THAT(differences(primary.facts(), (*standby)->facts()), ::testing::IsEmpty());
+  ASSERT_OK(primary.start_tracking());
+  const auto base = primary.base_stream();
+  ASSERT_OK(base);
+  PageSet dirty;
+  for (int epoch = 0; epoch < 5; ++epoch) {
+    ASSERT_TRUE(counts(primary));
+    ASSERT_OK(primary.pause());
+    ASSERT_OK(primary.collect_dirty(&dirty));
+    copy(dirty, primary.memory(), (*standby)->memory());
+    ASSERT_OK(primary.save());
+    if (epoch < 4) ASSERT_OK(primary.resume());
+  }
+  const auto state = primary.save();
+  ASSERT_OK(state);
+  const uint32_t committed = counter(primary.memory());
+  auto promoted = (*standby)->restore_and_run(*base, *state);
+  ASSERT_OK(promoted);
+  EXPECT_TRUE(counts(**promoted));
+  EXPECT_GE(counter((*promoted)->memory()), committed);
+  ASSERT_OK(primary.destroy());
+  ASSERT_OK((*promoted)->destroy());
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -85,7 +87,10 @@ class World {
     std::ofstream(kernel(), std::ios::binary)
         .write(reinterpret_cast<const char*>(kProgram.data()), kProgram.size());
   }
-  ~World() { std::filesystem::remove_all(directory_); }
+  ~World() {
+    end_processes();
+    std::filesystem::remove_all(directory_);
+  }
   World(const World&) = delete;
   World& operator=(const World&) = delete;
 
@@ -120,6 +125,18 @@ class World {
   }
 
  private:
+  /// A test that failed leaves its QEMUs running, as a daemon would: those that name our directory.
+  void end_processes() const {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const int pid = std::atoi(entry.path().filename().c_str());
+      if (pid <= 0 || pid == ::getpid()) continue;
+      std::ifstream file(entry.path() / "cmdline", std::ios::binary);
+      const std::string line{std::istreambuf_iterator<char>(file), {}};
+      if (line.starts_with("qemu-system") && line.find(directory_ + "/") != std::string::npos)
+        ::kill(pid, SIGKILL);
+    }
+  }
+
   std::string directory_;
 };
 

@@ -242,11 +242,11 @@ class BadInput(unittest.TestCase):
 
     def test_guest_and_peer(self):
         a = self.world.a
-        self.refused(1, ["vm1", "not running"], "protect", "vm1", "--peer", "b")
+        self.refused(1, ["vm1", "not run"], "protect", "vm1", "--peer", "b")
         a.must("start", "vm1")
-        self.refused(2, ["2", "1000"], "protect", "vm1", "--peer", "b", "--epoch", "1ms")
-        self.refused(2, ["2", "1000"], "protect", "vm1", "--peer", "b", "--epoch", "2000ms")
-        self.refused(1, ["nobody"], "protect", "vm1", "--peer", "nobody")
+        self.refused(2, ["epoch", "2 ms"], "protect", "vm1", "--peer", "b", "--epoch", "1ms")
+        self.refused(2, ["epoch", "2 ms"], "protect", "vm1", "--peer", "b", "--epoch", "2000ms")
+        self.refused(2, ["nobody"], "protect", "vm1", "--peer", "nobody")
         before = a.status()
         self.assertEqual(before["state"], "running")
         self.world.b.stop()

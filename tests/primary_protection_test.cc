@@ -389,7 +389,8 @@ TEST_F(ProtectionTest, APeerThatDiesAfterACommitLeavesUsUnprotectedOnceTheRightI
     backup(script);
     ASSERT_TRUE(protect().ok());
     ASSERT_TRUE(reaches(State::unprotected));
-    EXPECT_EQ(protection_->snapshot().acked, epoch - 1);
+    // The acknowledgement before may have died with the backup.
+    EXPECT_LT(protection_->snapshot().acked, epoch);
     EXPECT_TRUE(speaks());
     EXPECT_EQ(arbiter_.record()->owner, "a");
     protection_.reset();

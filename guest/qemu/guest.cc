@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <thread>
+
 #include "guest/qemu/stream.h"
 
 namespace remusd::guest::qemu {
@@ -17,6 +19,7 @@ constexpr std::string_view kStop = R"({"execute":"stop"})";
 constexpr std::string_view kCont = R"({"execute":"cont"})";
 constexpr std::string_view kLastByte = "}";
 constexpr Duration kBaseTimeout = 30s;
+constexpr Duration kFinishPoll = 200us;
 // The general monitor hears every STOP and RESUME, too: read it before its socket fills.
 constexpr uint64_t kDrainEvery = 16;
 
@@ -203,6 +206,13 @@ Status QemuGuest::record_migration(int fd) {
       return {Code::io, "QEMU could not write its migration stream (status " + status + ")"};
     }
   }
+  // The event comes a moment before QEMU is ready to go on; no event tells that.
+  for (;;) {
+    REMUSD_ASSIGN(const json status, qmp->call("query-status"));
+    if (text_member(status, "status") != "finish-migrate") break;
+    if (Clock::now() > deadline) return {Code::timed_out, "QEMU does not finish its migration"};
+    std::this_thread::sleep_for(kFinishPoll);
+  }
   // Migrated away, as it believes.
   return qmp->call("cont").status();
 }
@@ -252,6 +262,8 @@ std::vector<Event> QemuGuest::take_events() {
     for (const QmpEvent& event : machine_->general->take_events()) {
       const std::string reason = text_member(event.data, "reason");
       if (event.name == "RESET") {
+        // Firmware resets the machine once more on its way: one reboot, told once.
+        if (!events.empty() && events.back().kind == EventKind::rebooted) continue;
         events.push_back({EventKind::rebooted, "the guest was reset (" + reason + ")"});
       } else if (event.name == "GUEST_PANICKED" || reason == "guest-panic") {
         events.push_back({EventKind::panicked, "the guest's system panicked"});

@@ -21,6 +21,15 @@ def parse():
     return parse_guest_options(parser)
 
 
+def rounded(value):
+    """The same, with whole numbers as such and others to the microsecond."""
+    if isinstance(value, dict):
+        return {key: rounded(field) for key, field in value.items()}
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else round(value, 3)
+    return value
+
+
 def main():
     options = parse()
     begun = time.monotonic()
@@ -53,7 +62,7 @@ def main():
         time.sleep(TRAFFIC_S)  # What is measured is a stretch of ordinary protection.
         status = world.a.wait_state("protected", timeout=5)
         pause, commit, dirty = status["pause_ms"], status["commit_ms"], status["dirty_pages"]
-        tell(f"    {status['epochs']['acked']} epochs every {status['epoch_ms']} ms; tracker "
+        tell(f"    {status['epochs']['acked']} epochs every {status['epoch_ms']:.0f} ms; tracker "
              f"{status['tracker']}\n"
              f"    pause:  median {pause['p50']:.2f} ms, p99 {pause['p99']:.2f} ms\n"
              f"    commit: median {commit['p50']:.2f} ms, p99 {commit['p99']:.2f} ms (sealed to ack)\n"
@@ -90,7 +99,7 @@ def main():
             step(f"Kept: host b is namespace {world.b.ns.name}, its API {world.b.api}. "
                  "Interrupt to clean up.")
         if options.json:
-            print(json.dumps({
+            print(json.dumps(rounded({
                 "epochs": status["epochs"]["acked"], "epoch_ms": status["epoch_ms"],
                 "pause_ms": {"p50": pause["p50"], "p99": pause["p99"]},
                 "floor_ms": {"p50": floor["pause_ms"]["p50"]},
@@ -98,7 +107,7 @@ def main():
                 "dirty_pages": {"p50": dirty["p50"]}, "promote_ms": promote_ms,
                 "failover_ms": found["failover_ms"], "tcp_survived": found["tcp_survived"],
                 "replies_rolled_back": found["replies_rolled_back"],
-                "requests_lost_after_ack": found["requests_lost_after_ack"]}), flush=True)
+                "requests_lost_after_ack": found["requests_lost_after_ack"]})), flush=True)
         if options.keep:
             try:
                 signal.pause()

@@ -55,13 +55,15 @@ def protect(world, timeout=120):
 
 
 def go_on(client, since, replies=200, timeout=20):
-    """Waits until the client has heard the replica for a while: its session goes on, or the time is over."""
+    """Waits until the client has heard the replica for a while, over UDP and TCP: how long TCP stays silent
+    is up to its retransmission timer. False when the time is over."""
     start = client.ask("progress")
 
     def enough():
         seen = client.ask("progress")
         fresh = seen["last_reply"] is not None and seen["last_reply"] > since
-        return fresh and seen["replies"] >= start["replies"] + replies
+        return (fresh and seen["replies"] >= start["replies"] + replies and
+                seen["tcp_messages"] >= start["tcp_messages"] + replies // 2)
 
     try:
         wait_until("the session to go on", enough, timeout)

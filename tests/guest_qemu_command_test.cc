@@ -1,0 +1,188 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "guest/qemu/attached.h"
+#include "guest/qemu/command.h"
+#include "guest/qemu/options.h"
+#include "guest/qemu/ram.h"
+
+namespace remusd::guest::qemu {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Argv = std::vector<std::string>;
+
+Definition example() {
+  Definition definition;
+  definition.name = "vm1";
+  definition.machine = "q35";
+  definition.accelerator = "tcg";
+  definition.cpu = "max";
+  definition.vcpus = 4;
+  definition.nics = {{"e1000", "52:54:00:00:00:01", "br0", "tap0"}};
+  return definition;
+}
+
+DriverOptions options() {
+  DriverOptions options;
+  options.runtime_dir = "/run/x,y";
+  return options;
+}
+
+/// The value behind the first `option` that contains `part`.
+std::string value_of(const Argv& argv, const std::string& option, const std::string& part) {
+  for (size_t i = 0; i + 1 < argv.size(); ++i) {
+    if (argv[i] == option && argv[i + 1].find(part) != std::string::npos) return argv[i + 1];
+  }
+  return {};
+}
+
+TEST(QemuOptions, CommasAndFlagsAndJsonAreRead) {
+  const auto plain = OptionList::parse("stream,addr.path=/a,,b,server", "type");
+  ASSERT_TRUE(plain.ok());
+  EXPECT_EQ(plain->get("type"), "stream");
+  EXPECT_EQ(plain->get("addr.path"), "/a,b");
+  EXPECT_EQ(plain->get("server"), "on");
+  EXPECT_EQ(plain->text("type"), "stream,addr.path=/a,,b,server=on");
+  const auto json =
+      OptionList::parse(R"({"type":"stream","server":true,"addr":{"type":"unix","path":"/s"}})", "type");
+  ASSERT_TRUE(json.ok());
+  EXPECT_EQ(json->get("addr.path"), "/s");
+  EXPECT_EQ(json->get("server"), "on");
+  EXPECT_FALSE(OptionList::parse("{nonsense", "type").ok());
+}
+
+TEST(QemuCommand, BothSidesDifferOnlyInWaitingForAStream) {
+  const auto nics = nic_endpoints(example(), options());
+  const Argv primary = build_command(example(), options(), nics, Role::primary);
+  Argv standby = build_command(example(), options(), nics, Role::standby);
+  ASSERT_EQ(standby.size(), primary.size() + 2);
+  EXPECT_EQ(standby.back(), "defer");
+  standby.resize(primary.size());
+  EXPECT_EQ(standby, primary);
+}
+
+TEST(QemuCommand, WhatCaptureNeedsIsThere) {
+  const auto nics = nic_endpoints(example(), options());
+  const Argv argv = build_command(example(), options(), nics, Role::primary);
+  EXPECT_THAT(value_of(argv, "-object", "ram0"),
+              HasSubstr("memory-backend-memfd,id=ram0,size=256M,share=on"));
+  EXPECT_THAT(argv, Contains("migration.send-configuration=off"));
+  EXPECT_THAT(argv, Contains("suppress-vmdesc=on"));
+  EXPECT_THAT(argv, Contains("tcg,thread=multi"));
+  EXPECT_THAT(value_of(argv, "-netdev", "net0"), HasSubstr("addr.path=/run/x,,y/vm1.net0"));
+  EXPECT_THAT(value_of(argv, "-device", "e1000"), HasSubstr("bus=pcie.0,addr=0x3"));
+  EXPECT_EQ(nics.at(0).socket_path, "/run/x,y/vm1.net0");
+}
+
+TEST(QemuCommand, ASocketPathThatIsTooLongIsRefused) {
+  DriverOptions long_options = options();
+  long_options.runtime_dir = "/" + std::string(100, 'd');
+  EXPECT_EQ(paths_of(example(), long_options).status().code(), Code::invalid);
+}
+
+Argv attachable() {
+  return {"qemu-system-x86_64",
+          "-nodefaults",
+          "-vga",
+          "none",
+          "-nographic",
+          "-machine",
+          "pc,memory-backend=m",
+          "-object",
+          "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/x,share=on",
+          "-m",
+          "1G",
+          "-smp",
+          "2",
+          "-kernel",
+          "boot/k",
+          "-serial",
+          "chardev:s",
+          "-chardev",
+          "stdio,id=s",
+          "-chardev",
+          "pty,id=v",
+          "-qmp",
+          "unix:/q,server=on",
+          "-pidfile",
+          "/p",
+          "-daemonize",
+          "-netdev",
+          "stream,id=n,server=on,addr.type=unix,addr.path=/n",
+          "-device",
+          "e1000,netdev=n,mac=52:54:00:00:00:09,addr=4"};
+}
+
+Status described(Argv argv, Definition* out = nullptr) {
+  Definition definition;
+  Definition* target = out != nullptr ? out : &definition;
+  target->name = "vm1";
+  target->attach_qmp = "/q";
+  return describe_command(argv, "/home/op", target);
+}
+
+TEST(QemuAttached, TheStandbyIsTheSameMachineWithSocketsOfItsOwn) {
+  Definition definition;
+  const Status status = described(attachable(), &definition);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(definition.kernel, "/home/op/boot/k");
+  EXPECT_EQ(definition.vcpus, 2u);
+  const auto nics = attached_nics(definition);
+  ASSERT_TRUE(nics.ok());
+  ASSERT_EQ(nics->size(), 1u);
+  EXPECT_EQ((*nics)[0].socket_path, "/n");
+  EXPECT_EQ((*nics)[0].mac, "52:54:00:00:00:09");
+  auto own = *nics;
+  own[0].socket_path = "/run/b/n";
+  const auto argv = standby_command(definition, options(), own);
+  ASSERT_TRUE(argv.ok()) << argv.status().message();
+  EXPECT_THAT(value_of(*argv, "-object", "id=m"), HasSubstr("memory-backend-memfd,"));
+  EXPECT_THAT(value_of(*argv, "-object", "id=m"), Not(HasSubstr("mem-path")));
+  EXPECT_THAT(value_of(*argv, "-netdev", "id=n"), HasSubstr("addr.path=/run/b/n"));
+  EXPECT_EQ(value_of(*argv, "-chardev", "id=v"), "null,id=v");
+  EXPECT_EQ(value_of(*argv, "-chardev", "id=s,"), "");
+  EXPECT_EQ(value_of(*argv, "-serial", ""), "null");
+  for (const char* gone : {"-qmp", "-pidfile", "-daemonize", "-nographic"}) {
+    EXPECT_THAT(*argv, Not(Contains(gone)));
+  }
+  EXPECT_EQ(argv->back(), "defer");
+}
+
+TEST(QemuAttached, WhatCannotBeProtectedIsRefusedAndTheAdviceNamesTheOption) {
+  const auto with = [](std::initializer_list<std::string> more) {
+    Argv argv = attachable();
+    argv.insert(argv.end(), more);
+    return described(argv);
+  };
+  EXPECT_THAT(with({"-drive", "file=/d,readonly=on"}).message(), HasSubstr("disks are not protected yet"));
+  EXPECT_THAT(with({"-device", "vfio-pci,host=1"}).message(), HasSubstr("passed-through"));
+  EXPECT_THAT(with({"-device", "qxl-vga"}).message(), HasSubstr("its own memory"));
+  EXPECT_THAT(with({"-netdev", "user,id=u"}).message(), HasSubstr("-netdev stream"));
+  EXPECT_THAT(with({"-object", "memory-backend-ram,id=r,size=1G"}).message(), HasSubstr("share=on"));
+  EXPECT_THAT(with({"-object", "filter-dump,id=f,netdev=n"}).message(), HasSubstr("gate"));
+  EXPECT_THAT(with({"-vga", "std"}).message(), HasSubstr("-vga none"));
+  EXPECT_THAT(with({"disk.img"}).message(), HasSubstr("disk"));
+  EXPECT_THAT(with({"-device", "e1000,netdev=n,addr=5"}).message(), HasSubstr("mac="));
+  EXPECT_THAT(with({"-device", "e1000,netdev=n,mac=52:54:00:00:00:08"}).message(), HasSubstr("addr="));
+  Argv defaults = attachable();
+  std::erase(defaults, "-nodefaults");
+  EXPECT_THAT(described(defaults).message(), HasSubstr("-nodefaults"));
+}
+
+TEST(QemuRam, MergedPageSetsAreAscendingAndDoNotOverlap) {
+  PageSet pages{{1, 2}, {10, 5}, {30, 1}};
+  merge_pages({{0, 1}, {3, 1}, {12, 10}, {40, 2}}, &pages);
+  EXPECT_EQ(pages, (PageSet{{0, 4}, {10, 12}, {30, 1}, {40, 2}}));
+  PageSet none;
+  merge_pages({}, &none);
+  EXPECT_TRUE(none.empty());
+}
+
+}  // namespace
+}  // namespace remusd::guest::qemu
