@@ -24,6 +24,7 @@
 namespace remusd::guest::qemu {
 namespace {
 
+using namespace tracked;  // NOLINT(google-build-using-namespace): the test world of this file
 using testing::ElementsAre;
 using testing::IsEmpty;
 

@@ -27,7 +27,7 @@
 #include "ckpt/scoped_fd.h"
 #include "guest/qemu/tracker.h"
 
-namespace remusd::guest::qemu {
+namespace remusd::guest::qemu::tracked {
 
 using std::chrono::microseconds;
 using std::chrono::steady_clock;
@@ -281,4 +281,4 @@ class Qemu {
   std::string buffer_;
 };
 
-}  // namespace remusd::guest::qemu
+}  // namespace remusd::guest::qemu::tracked
