@@ -211,6 +211,7 @@ Status GuestHost::admit(std::shared_ptr<SessionSlot> slot, const std::string& pe
   rest_.vm = name_;
   rest_.node = context_.config.node;
   rest_.role = "backup";
+  window_.clear();
   rest_.peer = peer;
   return {};
 }

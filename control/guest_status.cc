@@ -79,6 +79,7 @@ std::string_view status_word(backup::State state) {
     case backup::State::promoted:  // until the guest is in our hands
       return "promoting";
     case backup::State::ended:
+      return "stopped";  // for the moment until it is forgotten
     case backup::State::failed:
       return "failed";
   }

@@ -22,7 +22,8 @@ def rate(series, labels=VM):
 
 # Title, unit, kind, [(expression, legend)], description.
 PANELS = [
-    ("State", "short", "state-timeline", [(f"remusd_vm_state{{{VM}}} == 1", "{{vm}} on {{instance}}: {{state}}")],
+    ("State", "short", "state-timeline",
+     [(f"remusd_vm_state{{{VM}}} == 1", "{{vm}} on {{instance}}: {{state}}")],
      "Where each guest is in its life, on each node that knows it."),
     ("Protected", "short", "stat", [(f'sum(remusd_vm_state{{{VM}, state="protected"}})', "protected")],
      "Guests whose loss of host would be survived now."),
@@ -30,7 +31,8 @@ PANELS = [
      [(f"time() - remusd_last_commit_timestamp_seconds{{{VM}}} and on (vm, instance) "
        f'remusd_vm_state{{state="protected"}} == 1', "{{vm}}")],
      "How much of the guest's outside life waits for an acknowledgement."),
-    ("Failovers", "short", "timeseries", [(f"increase(remusd_failovers_total{{{VM}}}[1h])", "{{vm}} {{reason}}")],
+    ("Failovers", "short", "timeseries",
+     [(f"increase(remusd_failovers_total{{{VM}}}[1h])", "{{vm}} {{reason}}")],
      "Promotions in the last hour."),
     ("Pause", "s", "timeseries", quantiles("remusd_epoch_pause_seconds"), "How long the guest stands still."),
     ("Commit", "s", "timeseries", quantiles("remusd_epoch_commit_seconds"),
@@ -39,9 +41,11 @@ PANELS = [
      [(quantile(0.99, "remusd_epoch_phase_seconds", "le, vm, phase"), "{{vm}} {{phase}}")],
      "Which part of an epoch takes long."),
     ("Epochs", "ops", "timeseries",
-     [(rate("remusd_epochs_total"), "{{vm}} {{outcome}}"), (rate("remusd_epochs_stretched_total"), "{{vm}} stretched")],
+     [(rate("remusd_epochs_total"), "{{vm}} {{outcome}}"),
+      (rate("remusd_epochs_stretched_total"), "{{vm}} stretched")],
      "Epochs a second; stretched ones met a bound."),
-    ("Dirty pages per epoch", "short", "timeseries", quantiles("remusd_dirty_pages"), "What the guest writes."),
+    ("Dirty pages per epoch", "short", "timeseries", quantiles("remusd_dirty_pages"),
+     "What the guest writes."),
     ("Checkpoint bytes", "Bps", "timeseries",
      [(rate("remusd_checkpoint_raw_bytes_total"), "{{vm}} raw"),
       (rate("remusd_checkpoint_sent_bytes_total"), "{{vm}} sent")], "Before and after encoding."),
@@ -54,12 +58,15 @@ PANELS = [
      [(rate("remusd_netbuf_released_packets_total"), "{{vm}}"),
       (rate("remusd_netbuf_dropped_packets_total"), "{{vm}} dropped {{direction}}"),
       (rate("remusd_netbuf_stalls_total"), "{{vm}} stalls")], "Output that left."),
-    ("Heartbeat round trip", "s", "timeseries", [(f"remusd_heartbeat_rtt_seconds{{{VM}}}", "{{vm}}")],
+    ("Heartbeat round trip", "s", "timeseries",
+     [(f"remusd_heartbeat_rtt_seconds{{{VM}}}", "{{vm}}")],
      "Of the connection that carries the epochs."),
-    ("Arbiter requests, p99", "s", "timeseries", [(quantile(0.99, "remusd_arbiter_request_seconds"), "{{vm}}")],
+    ("Arbiter requests, p99", "s", "timeseries",
+     [(quantile(0.99, "remusd_arbiter_request_seconds"), "{{vm}}")],
      "How long the right to run takes to settle."),
     ("Memory of the daemon", "bytes", "timeseries",
-     [("remusd_memory_bytes", "{{instance}} {{kind}}"), (f"remusd_vm_memory_bytes{{{VM}}}", "{{vm}} {{kind}}")],
+     [("remusd_memory_bytes", "{{instance}} {{kind}}"),
+      (f"remusd_vm_memory_bytes{{{VM}}}", "{{vm}} {{kind}}")],
      "Beyond the guest's own, it is bounded by the settings."),
 ]
 
@@ -69,18 +76,20 @@ def panel(index, title, unit, kind, targets, description):
         "id": index + 1, "title": title, "type": kind, "description": description, "datasource": SOURCE,
         "gridPos": {"h": 8, "w": 12, "x": 12 * (index % 2), "y": 8 * (index // 2)},
         "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
-        "targets": [{"refId": chr(ord("A") + i), "expr": expression, "legendFormat": legend, "datasource": SOURCE}
-                    for i, (expression, legend) in enumerate(targets)],
+        "targets": [
+            {"refId": chr(ord("A") + i), "expr": expression, "legendFormat": legend, "datasource": SOURCE}
+            for i, (expression, legend) in enumerate(targets)],
     }
 
 
 DASHBOARD = {
-    "uid": "remusd", "title": "remusd", "tags": ["remusd"], "schemaVersion": 37, "version": 1, "editable": True,
-    "refresh": "5s", "time": {"from": "now-15m", "to": "now"},
+    "uid": "remusd", "title": "remusd", "tags": ["remusd"], "schemaVersion": 37, "version": 1,
+    "editable": True, "refresh": "5s", "time": {"from": "now-15m", "to": "now"},
     "templating": {"list": [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
-        {"name": "vm", "label": "Guest", "type": "query", "datasource": SOURCE, "includeAll": True, "multi": True,
-         "query": {"query": "label_values(remusd_vm_state, vm)", "refId": "vm"}, "refresh": 2, "allValue": ".*"},
+        {"name": "vm", "label": "Guest", "type": "query", "datasource": SOURCE, "includeAll": True,
+         "multi": True, "query": {"query": "label_values(remusd_vm_state, vm)", "refId": "vm"},
+         "refresh": 2, "allValue": ".*"},
     ]},
     "panels": [panel(i, *description) for i, description in enumerate(PANELS)],
 }

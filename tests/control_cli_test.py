@@ -14,8 +14,8 @@ DONE, FAILED, USAGE, UNPROTECTED, NO_SUCH_GUEST, TIMED_OUT, UNSAFE = range(7)
 
 
 def run(*arguments):
-    return Result(subprocess.run([BINARY, "--api", "/nonexistent/api.sock", *arguments], capture_output=True, text=True,
-                                 timeout=60, check=False))
+    return Result(subprocess.run([BINARY, "--api", "/nonexistent/api.sock", *arguments], capture_output=True,
+                                 text=True, timeout=60, check=False))
 
 
 class CommandLine(unittest.TestCase):
@@ -45,8 +45,8 @@ class CommandLine(unittest.TestCase):
         self.refused(run("list"), FAILED, "/nonexistent/api.sock", "remusd serve")
 
     def test_every_verb_has_help_with_an_example(self):
-        for verb in ("serve", "start", "stop", "protect", "unprotect", "failover", "list", "status", "wait", "bench",
-                     "bench floor"):
+        for verb in ("serve", "start", "stop", "protect", "unprotect", "failover", "list", "status", "wait",
+                     "bench", "bench floor"):
             answer = run(*verb.split(), "--help")
             self.assertEqual(answer.code, DONE)
             self.assertIn("Example: remusd " + verb, answer.out)
@@ -57,7 +57,8 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory) / "remusd.toml"
             path.write_text('node = "a"\n[protection]\nepoch = 25\n')
-            self.refused(run("serve", "--config", str(path)), USAGE, f"{path}:3: unknown key 'protection.epoch'")
+            self.refused(run("serve", "--config", str(path)), USAGE,
+                         f"{path}:3: unknown key 'protection.epoch'")
             path.write_text('node = "a"\n')
             self.assertEqual(run("serve", "--config", str(path), "--dry-run").code, DONE)
             self.refused(run("serve", "--config", str(path), "--log-level", "loud"), USAGE, "loud")
@@ -95,13 +96,15 @@ class TwoDaemons(unittest.TestCase):
         self.assertEqual(a.run("list", "--json").json["guests"], [])
         self.done(a.run("start", "vm1"))
         before = a.status()
-        self.assertEqual((before["state"], before["role"], before["schema_version"]), ("running", "primary", 1))
+        self.assertEqual((before["state"], before["role"]), ("running", "primary"))
+        self.assertEqual(before["schema_version"], 1)
         self.refused(a.run("start", "vm1"), FAILED, "already runs")
         self.refused(a.run("protect", "vm1", "--peer", "zebra"), USAGE, "zebra", "b")
         self.refused(a.run("protect", "vm1", "--peer", "nowhere"), FAILED, "vm1")
         self.refused(a.run("unprotect", "vm1"), UNPROTECTED, "not protected")
         self.refused(a.run("failover", "vm1"), UNPROTECTED, "unprotected")
-        self.refused(a.run("wait", "vm1", "--state", "protected", "--timeout", "100ms"), TIMED_OUT, "running")
+        self.refused(a.run("wait", "vm1", "--state", "protected", "--timeout", "100ms"), TIMED_OUT,
+                     "running")
         self.refused(self.b.run("start", "vm1"), UNSAFE, "'a'", "generation")
         after = a.status()
         self.assertEqual(after["state"], "running")
@@ -188,7 +191,8 @@ class TwoDaemons(unittest.TestCase):
         self.b.start()
         self.done(self.a.run("protect", "vm1", "--peer", "b"))
         self.assertEqual(self.a.kill(signal.SIGTERM), 0)
-        until(lambda: self.b.run("list", "--json").json["guests"] == [], "the replica is dropped, not promoted")
+        until(lambda: self.b.run("list", "--json").json["guests"] == [],
+              "the replica is dropped, not promoted")
 
     def test_the_floor_is_measured_on_a_running_guest(self):
         self.done(self.a.run("start", "vm1"))

@@ -9,7 +9,8 @@ import subprocess
 import tempfile
 import time
 
-BINARY = os.environ.get("REMUSD_BINARY", str(pathlib.Path(__file__).resolve().parent.parent / "build/release/remusd"))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BINARY = os.environ.get("REMUSD_BINARY", str(ROOT / "build/release/remusd"))
 PATIENCE_S = 60
 
 
@@ -71,7 +72,8 @@ directory = "{arbiter}"
     def start(self):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([BINARY, "serve", "--config", str(self.config)], stderr=log)
-        until(lambda: self.process.poll() is not None or self.run("list").code == 0, f"node {self.name} serves")
+        until(lambda: self.process.poll() is not None or self.run("list").code == 0,
+              f"node {self.name} serves")
         assert self.process.poll() is None, self.log.read_text()
 
     def run(self, *arguments, timeout=PATIENCE_S):
@@ -109,14 +111,16 @@ directory = "{arbiter}"
 class Pair:
     """Nodes a and b, each other's peers, with one arbiter."""
 
-    def __init__(self, extra="[protection]\nheartbeat_lost = 25\n", guest="driver = \"sim\"\nmemory_mib = 8\n"):
+    def __init__(self, extra="[protection]\nheartbeat_lost = 25\n",
+                 guest="driver = \"sim\"\nmemory_mib = 8\n"):
         self.temporary = tempfile.TemporaryDirectory(prefix="remusd-pair-")
         root = self.temporary.name
         ports = [free_port(), free_port()]
         self.dead_port = free_port()
         arbiter = f"{root}/arbiter"
         self.a = Node(root, "a", ports[0],
-                      {"b": f"127.0.0.1:{ports[1]}", "nowhere": f"127.0.0.1:{self.dead_port}"}, arbiter, extra)
+                      {"b": f"127.0.0.1:{ports[1]}", "nowhere": f"127.0.0.1:{self.dead_port}"},
+                      arbiter, extra)
         self.b = Node(root, "b", ports[1], {"a": f"127.0.0.1:{ports[0]}"}, arbiter, extra)
         self.a.define("vm1", f'name = "vm1"\n{guest}')
         self.b.define("vm1", f'name = "vm1"\n{guest}')

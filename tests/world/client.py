@@ -254,6 +254,9 @@ def main():
             running = "error" not in answer
         elif verb == "progress":
             answer = client.progress()
+        elif verb in ("pause", "continue"):  # The traffic.
+            running = verb == "continue"
+            answer = {"running": running}
         elif verb == "load":
             answer = client.load(int(arguments[0]), int(arguments[1]))
         elif verb == "finish":
