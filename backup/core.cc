@@ -66,13 +66,13 @@ void Core::epoch_staged(uint64_t epoch, bool good, Actions* actions) {
     case Take::corrupt:
       return suspect(Status(Code::corrupt,
                             "epoch " + std::to_string(epoch) + " came after epoch " + std::to_string(acked_)),
-                     true, actions);
+                     Asking::after_head_start, actions);
     case Take::stage:
       break;
   }
   if (!good) {
     return suspect(Status(Code::corrupt, "epoch " + std::to_string(epoch) + " is not what its commit says"),
-                   true, actions);
+                   Asking::after_head_start, actions);
   }
   REMUSD_ASSERT(!acking_stopped_, "nothing is acknowledged after loss was suspected");
   acked_ = epoch;
@@ -96,13 +96,13 @@ void Core::applied(uint64_t epoch, Actions* actions) {
 
 void Core::tick(Time now, Actions* actions) {
   if (now < next_tick()) return;
-  if (state_ == State::frozen) return ask(actions);
+  if (state_ == State::deciding || state_ == State::frozen) return ask(actions);
   // Once per interval: the detector counts its ticks.
   next_look_ = now + config_.heartbeat_interval;
   if (detector_.tick(now)) return;
   suspect(Status(Code::timed_out, "the primary has been silent for " +
                                       std::to_string(config_.heartbeat_lost) + " heartbeat intervals"),
-          true, actions);
+          Asking::at_once, actions);
 }
 
 Time Core::next_tick() const {
@@ -110,6 +110,7 @@ Time Core::next_tick() const {
     case State::syncing:
     case State::standby:
       return next_look_;
+    case State::deciding:
     case State::frozen:
       return asking_ ? Time::max() : next_ask_;
     default:
@@ -119,7 +120,7 @@ Time Core::next_tick() const {
 
 void Core::link_lost(const Status& why, Actions* actions) {
   if (final() || acking_stopped_) return;  // deciding already; the link is not needed for that
-  suspect(why, true, actions);
+  suspect(why, Asking::after_head_start, actions);
 }
 
 void Core::goodbye(const std::string& reason, Actions* actions) {
@@ -135,8 +136,7 @@ Status Core::order_failover(const std::string& who, Actions* actions) {
       return Status(Code::unsafe,
                     "failover refused: no epoch is committed here yet; wait until the guest is protected");
     case State::standby:
-      // The link stays open until the answer: a primary that still hears us does not run to the arbiter.
-      suspect(Status(Code::ok, "failover ordered by " + who), false, actions);
+      suspect(Status(Code::ok, "failover ordered by " + who), Asking::at_once, actions);
       return {};
     case State::deciding:
     case State::frozen:
@@ -206,14 +206,16 @@ void Core::end(const Status& why, Actions* actions) {
 }
 
 // Loss is suspected, or a failover ordered: from here on there is no way back.
-void Core::suspect(const Status& why, bool close, Actions* actions) {
+void Core::suspect(const Status& why, Asking asking, Actions* actions) {
   REMUSD_ASSERT(!acking_stopped_ && !final(), "loss is suspected once");
   acking_stopped_ = true;
   if (acked_ == 0) return finish(State::failed, why, actions);  // no image: never promoted
   why_ = why;
-  if (close) actions->push_back({ActionKind::close_link, 0, why});
+  // After an order the link stays open until the answer: a primary that hears us does not run to the arbiter.
+  if (!why.ok()) actions->push_back({ActionKind::close_link, 0, why});
   enter(State::deciding, actions);
-  ask(actions);
+  if (asking == Asking::at_once) return ask(actions);
+  next_ask_ = detector_.last_heard() + config_.head_start * config_.heartbeat_interval;
 }
 
 void Core::ask(Actions* actions) {

@@ -12,7 +12,9 @@
 //   handshake, syncing --loss--> failed                       promoting --promotion failed--> failed
 //   handshake, syncing, standby --goodbye--> ended            every state that is not final --end--> ended
 //
-// "Loss" is silence longer than the detector allows, a closed link, or bytes that cannot be trusted.
+// "Loss" is silence longer than the detector allows, a closed link, or bytes that cannot be trusted. A closed
+// link is no proof that the primary died: it may live and ask the arbiter, too. It gets a head start, because
+// a guest that goes on where it runs is the better outcome; a dead one does not use it.
 //
 // What always holds:
 //   - an epoch is acknowledged only when it was staged whole with the right digest, and epochs rise by one;
@@ -56,6 +58,7 @@ using Actions = std::vector<Action>;
 struct CoreConfig {
   Duration heartbeat_interval = std::chrono::milliseconds(20);
   int heartbeat_lost = 5;
+  int head_start = 2;  // heartbeat intervals since it was heard, for a primary whose connection just broke
   Duration retry_min = std::chrono::milliseconds(50);  // between two requests while frozen; doubles up to
   Duration retry_max = std::chrono::seconds(2);
   std::string nonce;  // of every request of this session: an earlier one may have committed unheard
@@ -105,7 +108,8 @@ class Core {
   Time last_heard() const { return detector_.last_heard(); }
 
  private:
-  void suspect(const Status& why, bool close, Actions* actions);
+  enum class Asking { at_once, after_head_start };
+  void suspect(const Status& why, Asking asking, Actions* actions);
   void ask(Actions* actions);
   void promote_when_applied(Actions* actions);
   void finish(State state, const Status& why, Actions* actions);

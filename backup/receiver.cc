@@ -42,12 +42,32 @@ Receiver::Receiver(std::unique_ptr<ckpt::Link> link, arbiter::Arbiter& arbiter, 
       link_(std::move(link)),
       mailbox_([this] { link_->wake(); }),
       core_(core_config(options_, nonce_)),
-      handshake_(*link_, options_, callbacks_.admit),
+      handshake_(*link_, options_,
+                 [this](const auto& vm, const auto& peer, uint64_t generation) {
+                   return admit(vm, peer, generation);
+                 }),
       handshake_deadline_(Clock::now() + options_.handshake_timeout),
       hello_deadline_(std::min(handshake_deadline_, Clock::now() + kHelloPatience)) {}
 
 Receiver::~Receiver() {
   if (arbiter_thread_.joinable()) arbiter_thread_.join();
+}
+
+// Two hosts that ask different arbiters would both win. A session has a generation of its own, which its
+// primary won before it connected: so our arbiter must show it.
+Status Receiver::admit(const std::string& vm, const std::string& peer, uint64_t generation) {
+  const auto record = arbiter_.read(vm, Clock::now() + options_.arbiter_timeout);
+  if (!record.ok()) return record.status();
+  const bool same = record->has_value() && (*record)->generation == generation && (*record)->owner == peer;
+  if (!same) {
+    const std::string shown = record->has_value() ? "generation " + std::to_string((*record)->generation) +
+                                                        " of node " + (*record)->owner
+                                                  : "no record";
+    return {Code::unsafe, "the arbiter of node " + options_.node + " (" + arbiter_.describe() + ") shows " +
+                              shown + " for " + vm + ", not generation " + std::to_string(generation) +
+                              " of node " + peer + ": both hosts must use the same arbiter"};
+  }
+  return callbacks_.admit ? callbacks_.admit(vm, peer, generation) : Status();
 }
 
 Snapshot Receiver::snapshot() const {

@@ -40,6 +40,7 @@ class Receiver {
   Snapshot snapshot() const;
 
  private:
+  Status admit(const std::string& vm, const std::string& peer, uint64_t generation);
   // Events.
   void serve_mail();
   /// True when frames came.

@@ -12,7 +12,11 @@ using Clock = std::chrono::steady_clock;
 using Time = Clock::time_point;
 using Duration = Clock::duration;
 
-inline double to_seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-inline double to_ms(Duration duration) { return to_seconds(duration) * 1e3; }
+inline double to_seconds(Duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+inline double to_ms(Duration duration) {
+  return to_seconds(duration) * 1e3;
+}
 
 }  // namespace remusd

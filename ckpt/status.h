@@ -88,8 +88,8 @@ class [[nodiscard]] Result {
 #define REMUSD_CONCAT(a, b) REMUSD_CONCAT_INNER(a, b)
 
 // Returns the Status of `expression` from the enclosing function when it is a failure.
-#define REMUSD_TRY(expression)                                      \
-  do {                                                              \
+#define REMUSD_TRY(expression)                                                           \
+  do {                                                                                   \
     if (::remusd::Status try_status = (expression); !try_status.ok()) return try_status; \
   } while (false)
 

@@ -83,7 +83,7 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
 
  private:
   Status check_start(const guest::Definition& definition);
-  Status start_guest(const guest::Definition& definition);
+  Status start_guest(const guest::Definition& wanted);
   Result<std::unique_ptr<netbuf::NetBuffer>> open_gates(guest::Guest& guest);
   Status win_right_to_run();
   Status check_protect(const std::string& peer, Duration epoch) const;

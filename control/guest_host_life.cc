@@ -91,9 +91,13 @@ Result<std::unique_ptr<netbuf::NetBuffer>> GuestHost::open_gates(guest::Guest& g
   return netbuf::NetBuffer::start(std::move(nics), options, name_, false);
 }
 
-Status GuestHost::start_guest(const guest::Definition& definition) {
+Status GuestHost::start_guest(const guest::Definition& wanted) {
   const guest::DriverOptions options = driver_options(context_.config);
-  const bool attaching = !definition.attach_qmp.empty();
+  const bool attaching = !wanted.attach_qmp.empty();
+  guest::Definition definition = wanted;
+  if (attaching) {
+    REMUSD_ASSIGN(definition, guest::describe(wanted, options));
+  }
   REMUSD_TRY(win_right_to_run());
   REMUSD_ASSIGN(std::unique_ptr<guest::Guest> guest,
                 attaching ? guest::attach(definition, options) : guest::start(definition, options));

@@ -30,31 +30,30 @@ struct SimDefinition {
 };
 
 struct Definition {
-  std::string name;              // [a-z0-9][a-z0-9._-]{0,31}
-  std::string driver = "qemu";   // or "sim"
-  std::string machine = "pc";    // "pc", "q35" or a versioned name
+  std::string name;                 // [a-z0-9][a-z0-9._-]{0,31}
+  std::string driver = "qemu";      // or "sim"
+  std::string machine = "pc";       // "pc", "q35" or a versioned name
   std::string accelerator = "kvm";  // "kvm", "tcg"
-  std::string cpu;               // -cpu; empty: QEMU's default of the machine
+  std::string cpu;                  // -cpu; empty: QEMU's default of the machine
   uint32_t vcpus = 1;
   uint64_t memory_mib = 256;
   std::string kernel, initrd, append;  // direct kernel boot; empty: firmware boot
-  std::string serial_log;        // file for the serial console, on whichever host runs it; empty: none
+  std::string serial_log;              // file for the serial console, on whichever host runs it; empty: none
   std::vector<NicDefinition> nics;
   std::vector<std::string> extra_args;  // appended to QEMU's command line on both sides
-  std::string attach_qmp;        // attach to a QEMU already running: its QMP socket; empty: we start it
+  std::string attach_qmp;  // attach to a QEMU already running: its QMP socket; empty: we start it
   std::vector<std::string> attach_command;  // its command line, read from the process, for the standby
   SimDefinition sim;
 
   bool operator==(const Definition&) const = default;
 };
 
-
-
 /// Fills what has a default that depends on other fields (MACs, TAP names), then checks every field; the
 /// error names the field and the values allowed.
 Status complete_and_validate(Definition* definition);
 
 std::string to_json(const Definition& definition);
+/// Checks the form only: the caller goes on with complete_and_validate().
 Result<Definition> definition_from_json(std::string_view text);
 
 }  // namespace remusd::guest

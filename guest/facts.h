@@ -21,11 +21,11 @@ struct FeatureWord {
 };
 
 struct Facts {
-  std::string driver;      // "qemu", "sim"
-  std::string version;     // hypervisor version with the distribution's package suffix
-  std::string machine;     // resolved machine type, e.g. "pc-i440fx-7.2", never an alias
-  std::string accelerator; // "tcg", "kvm", "sim"
-  std::string cpu_model;   // type name of the running vCPU
+  std::string driver;       // "qemu", "sim"
+  std::string version;      // hypervisor version with the distribution's package suffix
+  std::string machine;      // resolved machine type, e.g. "pc-i440fx-7.2", never an alias
+  std::string accelerator;  // "tcg", "kvm", "sim"
+  std::string cpu_model;    // type name of the running vCPU
   uint32_t vcpus = 0;
   uint64_t memory_bytes = 0;
   std::vector<FeatureWord> features;

@@ -19,6 +19,11 @@ Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverO
   return is_sim(definition) ? sim::start(definition, options) : qemu::start(definition, options);
 }
 
+Result<Definition> describe(const Definition& definition, const DriverOptions& options) {
+  if (is_sim(definition)) return Status(Code::unsupported, "a sim guest cannot be attached to: start it");
+  return qemu::describe(definition, options);
+}
+
 Result<std::unique_ptr<Guest>> attach(const Definition& definition, const DriverOptions& options) {
   return is_sim(definition) ? sim::attach(definition, options) : qemu::attach(definition, options);
 }

@@ -10,8 +10,9 @@
 //   running --pause()--> paused --save()--> paused --resume()--> running
 //
 // collect_dirty() and reading memory() are allowed in both. destroy() is allowed always and is final.
-// Threads: the capture calls (pause, save, resume, collect_dirty, start_tracking, stop_tracking, base_stream) belong to one thread at
-// a time, the epoch thread. facts(), memory(), destroy() and take_events() may be called from any thread.
+// Threads: the capture calls (pause, save, resume, collect_dirty, start_tracking, stop_tracking, base_stream)
+// belong to one thread at a time, the epoch thread. facts(), memory(), destroy() and take_events() may be
+// called from any thread.
 // A call that touches the hypervisor has a deadline of its own and returns timed_out or unavailable rather
 // than hang; after that the guest's state is unknown and only destroy() is allowed.
 #pragma once
@@ -101,6 +102,7 @@ class Standby {
 
   /// Promotion: loads `base` (from Guest::base_stream) and `device` (from Guest::save) over memory() and runs
   /// it. On success the Standby is spent and its resources belong to the Guest. On failure it can only be
+  /// destroyed. Both spans are read during the call only.
   virtual Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
                                                          std::span<const std::byte> device) = 0;
   virtual Status destroy() = 0;
@@ -108,16 +110,19 @@ class Standby {
 
 /// Where a driver may put its sockets and logs, and how it is to behave on this host.
 struct DriverOptions {
-  std::string runtime_dir;        // sockets; absolute; short enough for sun_path
+  std::string runtime_dir;  // sockets; absolute; short enough for sun_path
   std::string qemu_binary = "qemu-system-x86_64";
-  std::string tracker = "auto";   // "auto", "async", "sync"
+  std::string tracker = "auto";  // "auto", "async", "sync"
   int qmp_timeout_ms = 5000;
 };
 
 /// Starts the guest and lets it run. The definition has been validated.
 Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverOptions& options);
-/// Takes over a guest that already runs (definition.attach). Its process is not ours: destroy() ends it,
-/// dropping the Guest does not.
+/// Completes the definition of a guest that already runs (attach_qmp) from the guest itself: what the peer
+/// needs to know of it. Changes nothing.
+Result<Definition> describe(const Definition& definition, const DriverOptions& options);
+/// Takes over a guest that already runs (attach_qmp); the definition is one that describe() completed. Its
+/// process is not ours: destroy() ends it, dropping the Guest does not.
 Result<std::unique_ptr<Guest>> attach(const Definition& definition, const DriverOptions& options);
 /// Makes a Standby that waits for restore_and_run(). Network cards are not connected to anything yet.
 Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options);

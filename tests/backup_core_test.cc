@@ -16,6 +16,7 @@ using std::chrono::milliseconds;
 
 constexpr uint64_t kGeneration = 7;
 const std::string kNonce = "our-nonce";
+constexpr Duration kHeadStart = milliseconds(40);
 
 class Machine {
  public:
@@ -36,6 +37,7 @@ class Machine {
   }
   Machine& lose() {
     core.link_lost(Status(Code::unavailable, "cut"), &actions);
+    sleep(kHeadStart);
     return *this;
   }
   void answer(Verdict verdict, std::optional<arbiter::Record> current = std::nullopt) {
@@ -60,6 +62,19 @@ class Machine {
 
 arbiter::Record record(uint64_t generation, const std::string& nonce) {
   return {.generation = generation, .owner = "a", .boot_id = "", .epoch = 0, .nonce = nonce};
+}
+
+TEST(BackupCore, APrimaryWhoseConnectionBrokeHasAHeadStartAtTheArbiter) {
+  Machine machine;
+  machine.ready().epochs(3);
+  machine.core.link_lost(Status(Code::unavailable, "cut"), &machine.actions);
+  EXPECT_TRUE(machine.core.acking_stopped()) << "the latch does not wait";
+  machine.core.epoch_staged(4, true, &machine.actions);
+  EXPECT_EQ(machine.core.acked(), 3u);
+  machine.sleep(kHeadStart - milliseconds(5));
+  EXPECT_FALSE(machine.has(ActionKind::ask_arbiter));
+  machine.sleep(milliseconds(5));
+  EXPECT_EQ(machine.count(ActionKind::ask_arbiter), 1u);
 }
 
 TEST(BackupCore, AcksAndAppliesEpochsInOrder) {

@@ -47,7 +47,10 @@ inline std::pair<ScopedFd, ScopedFd> tcp_pair() {
 /// Answers as scripted; when the script is at its end it is a true compare-and-swap.
 class FakeArbiter : public arbiter::Arbiter {
  public:
-  FakeArbiter() { record_.generation = kTestGeneration; }
+  FakeArbiter() {
+    record_.generation = kTestGeneration;
+    record_.owner = "a";
+  }
 
   void script(std::initializer_list<arbiter::Verdict> verdicts) {
     const std::lock_guard lock(mutex_);

@@ -21,7 +21,7 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 constexpr uint64_t kGeneration = 5;
-constexpr uint32_t kSeeds = 3000;
+constexpr uint32_t kSeeds = 2000;
 constexpr size_t kImagePages = 4;
 constexpr Duration kHorizon = std::chrono::seconds(40);
 

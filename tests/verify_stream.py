@@ -5,8 +5,8 @@
 usage: verify_stream.py [--memory-pages N] [--allow-cut] FILE
 
 FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and
-exits 0, or prints one line that says what is wrong and where, and exits 1. Written from FORMAT.md alone. Needs
-python3-xxhash and python3-lz4.
+exits 0, or prints one line that says what is wrong and where, and exits 1. Written from FORMAT.md alone.
+Needs python3-xxhash and python3-lz4.
 """
 import argparse
 import json

@@ -48,7 +48,7 @@ Result<Definition> describe(const Definition& definition, const DriverOptions& o
 Result<std::unique_ptr<Guest>> attach(const Definition& definition, const DriverOptions& options) {
   Definition described = definition;
   if (described.attach_command.empty()) {
-    REMUSD_ASSIGN(described, describe(definition, options));
+    REMUSD_ASSIGN(described, qemu::describe(definition, options));
   }
   REMUSD_ASSIGN(auto machine, take_over(described, options));
   return std::unique_ptr<Guest>(std::make_unique<QemuGuest>(std::move(machine)));
