@@ -210,8 +210,8 @@ TEST_P(LinkTest, AFullQueueRefusesAndNeverGrows) {
 
   // It reads again: everything that was queued arrives, nothing more.
   uint64_t received = 0;
-  std::thread reader([&, &b = b] {
-    std::unique_ptr<Link> peer = adopt(std::move(b));
+  std::unique_ptr<Link> peer = adopt(std::move(b));  // Stays open until this side knows that all has left.
+  std::thread reader([&] {
     std::vector<Received> frames;
     EXPECT_TRUE(serve(*peer, &frames, [&] { return frames.size() == queued; }).ok());
     received = frames.size();

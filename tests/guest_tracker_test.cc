@@ -388,6 +388,7 @@ TEST_P(TrackerTest, TracksARealQemuAndLeavesItAnswering) {
   ASSERT_NE(qemu.wait_line("QMP"), "") << "QEMU does not start";
   ASSERT_NE(qemu.command("qmp_capabilities"), "");
   for (int round = 0; round < 5; ++round) {
+    ASSERT_TRUE(eventually([&] { return qemu.firmware_ends() == round + 1; }));
     auto tracker = plant_tracker(qemu.pid(), qemu.ram(), GetParam(), nullptr);
     ASSERT_TRUE(tracker.ok()) << tracker.status().message();
     // A reset has the BIOS write its tables and the stack again.

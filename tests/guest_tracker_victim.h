@@ -216,6 +216,7 @@ class Qemu {
     int in[2], out[2];
     EXPECT_EQ(::pipe2(in, O_CLOEXEC), 0);
     EXPECT_EQ(::pipe2(out, O_CLOEXEC), 0);
+    const std::string debug = "file:" + firmware_log_;
     pid_ = ::fork();
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -223,7 +224,8 @@ class Qemu {
       ::dup2(out[1], 1);
       ::execlp("qemu-system-x86_64", "qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-object",
                "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "pc,memory-backend=ram",
-               "-nodefaults", "-display", "none", "-vga", "none", "-qmp", "stdio", nullptr);
+               "-nodefaults", "-display", "none", "-vga", "none", "-qmp", "stdio", "-debugcon", debug.c_str(),
+               "-global", "isa-debugcon.iobase=0x402", nullptr);
       ::_exit(127);
     }
     ::close(in[0]);
@@ -234,6 +236,7 @@ class Qemu {
   ~Qemu() {
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
+    ::unlink(firmware_log_.c_str());
   }
   Qemu(const Qemu&) = delete;
   Qemu& operator=(const Qemu&) = delete;
@@ -263,6 +266,14 @@ class Qemu {
     EXPECT_EQ(::write(to_.get(), line.data(), line.size()), static_cast<ssize_t>(line.size()));
     return wait_line("\"return\"");
   }
+  /// How often the firmware has come to its end. SeaBIOS that is reset in its first milliseconds may hang for
+  /// good, tracked or not: let it finish before the next reset.
+  int firmware_ends() const {
+    std::ifstream log(firmware_log_);
+    int ends = 0;
+    for (std::string line; std::getline(log, line);) ends += line.find("No bootable device") != line.npos;
+    return ends;
+  }
   TrackedRange ram() const {
     std::ifstream maps("/proc/" + std::to_string(pid_) + "/maps");
     for (std::string line; std::getline(maps, line);) {
@@ -276,6 +287,8 @@ class Qemu {
   }
 
  private:
+  const std::string firmware_log_ =
+      testing::TempDir() + "remusd-firmware-" + std::to_string(::getpid()) + ".log";
   int pid_ = -1;
   ScopedFd to_, from_;
   std::string buffer_;
