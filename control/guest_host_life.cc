@@ -97,6 +97,7 @@ Status GuestHost::start_guest(const guest::Definition& wanted) {
   guest::Definition definition = wanted;
   if (attaching) {
     REMUSD_ASSIGN(definition, guest::describe(wanted, options));
+    REMUSD_TRY(guest::complete_and_validate(&definition));  // Its cards are known only now.
   }
   REMUSD_TRY(win_right_to_run());
   REMUSD_ASSIGN(std::unique_ptr<guest::Guest> guest,

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -94,6 +95,67 @@ class Backup(unittest.TestCase):
             self.assertEqual(found["replies_rolled_back"], 0)
             self.assertEqual(found["requests_lost_after_ack"], 0)
             self.assertEqual(found["faults"], [])
+
+
+class Stream(unittest.TestCase):
+    def test_recorded_stream_satisfies_the_independent_decoder(self):
+        chosen = options()
+        with World(protection(chosen)) as world:
+            record = os.path.join(world.dir, "stream")
+            world.protection["record_path"] = record
+            world.configure(world.a)
+            boot(world, chosen)
+            protect(world)
+            wait_until("a hundred epochs", lambda: world.a.status()["epochs"]["acked"] >= 100, 30)
+            world.a.must("unprotect", "vm1")
+            decoder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "verify_stream.py")
+            done = run(sys.executable, decoder, "--memory-pages", "65536", record, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            found = json.loads(done.stdout)
+            self.assertGreaterEqual(found["epochs"], 100)
+            self.assertGreater(found["pages"]["lz4"], 0)
+
+
+class Attach(unittest.TestCase):
+    def start_qemu(self, world, machine="pc"):
+        """A guest that an operator started without us, with memory on a memfd and a stream netdev."""
+        world.define_guest(machine=machine)
+        boots, folder = world.boot_fields, world.dir
+        command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "qemu64", "-m", "256", "-nodefaults",
+                   "-display", "none", "-vga", "none", "-machine", f"{machine},memory-backend=mem",
+                   "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
+                   "-kernel", boots["kernel"], "-initrd", boots["initrd"], "-append", boots["append"],
+                   "-qmp", f"unix:{folder}/own.qmp,server=on,wait=off",
+                   "-netdev", f"stream,id=n0,server=on,addr.type=unix,addr.path={folder}/own.net",
+                   "-device", "virtio-net-pci,netdev=n0,mac=52:54:00:77:00:01,addr=5"]
+        with open(os.path.join(folder, "own.log"), "wb") as log:
+            process = subprocess.Popen(world.a.ns.command(*command), stdin=subprocess.DEVNULL, stdout=log,
+                                       stderr=log, start_new_session=True)
+        wait_until("QEMU's monitor", lambda: os.path.exists(f"{folder}/own.qmp"), 20)
+        with open(os.path.join(world.a.guests, "vm1.toml"), "w", encoding="utf-8") as file:
+            file.write(f'name = "vm1"\naccelerator = "tcg"\n[attach]\nqmp = "{folder}/own.qmp"\n'
+                       '[[nic]]\nbridge = "br0"\n')
+        return process
+
+    def test_guest_that_already_runs_is_protected_and_fails_over(self):
+        with World(protection(options())) as world:
+            process = self.start_qemu(world)
+            try:
+                world.a.start()
+                world.b.start()
+                world.a.must("start", "vm1")
+                client = world.client()
+                client.ask("connect")
+                protect(world)
+                self.assertEqual(world.a.status()["pid"], process.pid)
+                self.assertTrue(go_on(client, time.monotonic()))
+                begin, end = world.a.kill()
+                go_on(client, end)
+                self.assertEqual(complaints(client.ask(f"finish {begin} {end}")), [])
+                reboot(client)
+            finally:
+                process.kill()
+                process.wait()
 
 
 class Split(unittest.TestCase):
@@ -212,6 +274,33 @@ class BadInput(unittest.TestCase):
         self.assertEqual(len(said.splitlines()), 1, f"{arguments}: not one line: {said}")
         for word in words:
             self.assertIn(word, said)
+
+    def test_peer_that_must_not_stand_in(self):
+        """Another arbiter, and another CPU: refused before the first page, with the reason; nothing changes."""
+        a, b, world = self.world.a, self.world.b, self.world
+        wrapper = os.path.join(world.dir, "other-cpu")
+        with open(wrapper, "w", encoding="ascii") as file:
+            file.write('#!/bin/bash\nexec qemu-system-x86_64 "${@/#qemu64/max}"\n')
+        os.chmod(wrapper, 0o755)
+        for host in (a, b):
+            if host.daemon.poll() is None and host.cli("list").returncode == 0:
+                host.cli("stop", "vm1")
+        a.must("start", "vm1")
+        try:
+            for change, words in (({"arbiter": "elsewhere"}, ["arbiter", "elsewhere"]),
+                                  ({"qemu": wrapper}, ["cpu feature avx2", "max-x86_64-cpu"])):
+                with self.subTest(change=change):
+                    b.stop()
+                    world.configure(b, **change)
+                    b.start()
+                    self.refused(6, words, "protect", "vm1", "--peer", "b", "--timeout", "30s")
+                    self.assertIn(a.status()["state"], ("running", "unprotected"))
+                    self.assertNotIn("vm1", b.must("list"))
+        finally:
+            b.stop()
+            world.configure(b)
+            b.start()
+            a.must("stop", "vm1")
 
     def serve(self, config):
         return run(*self.world.a.ns.command(REMUSD, "serve", "--config", config), check=False, timeout=20)

@@ -111,13 +111,15 @@ class Host:
         for folder in ("guests", "run", "state"):
             os.makedirs(os.path.join(directory, folder))
 
-    def configure(self, arbiter, peers, listen, protection):
+    def configure(self, arbiter, peers, listen, protection, qemu=None):
         lines = [f'node = "{self.name}"', f'listen = "{listen}"', f'api = "{self.api}"',
                  f'state_dir = "{self.dir}/state"', f'runtime_dir = "{self.dir}/run"',
                  f'guests_dir = "{self.guests}"', '[arbiter]', 'kind = "file"', f'directory = "{arbiter}"']
         for peer, address in peers.items():
             lines += [f"[peer.{peer}]", f'address = "{address}"']
         lines += ["[protection]"] + [f"{key} = {json.dumps(value)}" for key, value in protection.items()]
+        if qemu:
+            lines += ["[qemu]", f"binary = {json.dumps(qemu)}"]
         with open(self.config, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
 
@@ -280,13 +282,18 @@ class World:
             ns.links(f"link add br0 {bridge}", "link set br0 up", "link set lan master br0 up",
                      f"addr add 10.78.0.{number}/24 dev repl", "link set repl up")
 
-        arbiter = os.path.join(self.dir, "arbiter")
-        os.makedirs(arbiter)
+        os.makedirs(os.path.join(self.dir, "arbiter"))
         self.hosts = {name: Host(name, ns, os.path.join(self.dir, name)) for name, ns in
                       (("a", ns_a), ("b", ns_b))}
         self.a, self.b = self.hosts["a"], self.hosts["b"]
-        self.a.configure(arbiter, {"b": "10.78.0.2:7270"}, "10.78.0.1:7270", self.protection)
-        self.b.configure(arbiter, {"a": "10.78.0.1:7270"}, "10.78.0.2:7270", self.protection)
+        self.configure(self.a)
+        self.configure(self.b)
+
+    def configure(self, host, arbiter="arbiter", qemu=None):
+        """Writes the host's configuration; the daemon reads it when it starts."""
+        addresses = {"a": "10.78.0.1:7270", "b": "10.78.0.2:7270"}
+        listen = addresses.pop(host.name)
+        host.configure(os.path.join(self.dir, arbiter), addresses, listen, self.protection, qemu)
 
     def define_guest(self, nic="virtio-net-pci", vcpus=1, machine="pc", dirty=2000, cpu="qemu64", name="vm1",
                      pages=4096, **changes):
@@ -299,6 +306,7 @@ class World:
                   "vcpus": vcpus, "memory_mib": 256, "kernel": f"{image}/vmlinuz",
                   "initrd": f"{image}/initrd.gz", "append": append, "serial_log": f"{self.dir}/serial.log"}
         fields.update(changes)
+        self.boot_fields = fields
         lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
         lines += ["[[nic]]", f"model = {json.dumps(nic)}", 'bridge = "br0"']
         path = os.path.join(self.a.guests, f"{name}.toml")
