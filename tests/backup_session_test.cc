@@ -290,6 +290,26 @@ TEST_F(BackupSession, RefusesWhatIsNotAdmitted) {
   EXPECT_TRUE(reaches(State::failed));
 }
 
+// Two hosts with an arbiter each would both win.
+TEST_F(BackupSession, RefusesAGenerationThatItsOwnArbiterDoesNotShow) {
+  const arbiter::Record shown = arbiter_.record();
+  for (const auto& [generation, owner] : {std::pair<uint64_t, const char*>{shown.generation - 1, "a"},
+                                          {shown.generation + 1, "a"},
+                                          {shown.generation, "c"}}) {
+    arbiter::Record other = shown;
+    other.generation = generation;
+    other.owner = owner;
+    arbiter_.set_record(other);
+    connect();
+    primary_->send(FrameType::hello, primary_->hello());
+    ASSERT_TRUE(primary_->expect(FrameType::refuse));
+    EXPECT_EQ(primary_->refuse.code, Code::unsafe);
+    EXPECT_NE(primary_->refuse.reason.find("must use the same arbiter"), std::string::npos);
+    primary_->close();
+    session_.reset();
+  }
+}
+
 TEST_F(BackupSession, RefusesAnotherVersion) {
   connect();
   ckpt::Hello hello = primary_->hello();
