@@ -30,7 +30,8 @@ std::string_view to_string(State state) {
 }
 
 Core::Core(CoreConfig config)
-    : config_(std::move(config)), detector_(config_.heartbeat_interval, config_.heartbeat_lost) {
+    : config_(std::move(config)),
+      detector_(config_.heartbeat_interval, config_.heartbeat_lost * ckpt::Detector::kSyncPatience) {
   REMUSD_ASSERT(!config_.nonce.empty(), "a request is known by its nonce");
 }
 
@@ -79,6 +80,7 @@ void Core::epoch_staged(uint64_t epoch, bool good, Actions* actions) {
   if (epoch == 1) {
     // The first epoch was written into the image as it came: the image is whole from this moment.
     applied_ = 1;
+    detector_.set_lost_after(config_.heartbeat_lost);
     actions->push_back({ActionKind::ack, epoch, {}});
     enter(State::standby, actions);
     return;
@@ -100,9 +102,10 @@ void Core::tick(Time now, Actions* actions) {
   // Once per interval: the detector counts its ticks.
   next_look_ = now + config_.heartbeat_interval;
   if (detector_.tick(now)) return;
-  suspect(Status(Code::timed_out, "the primary has been silent for " +
-                                      std::to_string(config_.heartbeat_lost) + " heartbeat intervals"),
-          Asking::at_once, actions);
+  suspect(
+      Status(Code::timed_out, "the primary has been silent for " +
+                                  std::to_string(static_cast<int64_t>(to_ms(detector_.window()))) + " ms"),
+      Asking::at_once, actions);
 }
 
 Time Core::next_tick() const {

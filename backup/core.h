@@ -71,7 +71,7 @@ class Core {
   // Events. Those that a final state no longer cares about are ignored, so a late event never does harm.
   void admitted(uint64_t generation);
   void standby_ready(Time now, Actions* actions);
-  /// A valid frame came.
+  /// Bytes of the primary came.
   void heard(Time now);
   /// The epoch's COMMIT came; `good`: it is staged whole, counts and digest right.
   void epoch_staged(uint64_t epoch, bool good, Actions* actions);

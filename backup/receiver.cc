@@ -127,11 +127,13 @@ bool Receiver::wait() {
     mailbox_.wait(next_deadline());
     return false;
   }
-  const uint64_t before = link_->stats().received_frames;
+  const ckpt::LinkStats before = link_->stats();
   const Status status = link_->wait(next_deadline(), [this](const auto& frame) { return on_frame(frame); });
   after_handshake_step();
+  // A frame may be large and a busy host slow: its pieces are signs of life, too.
+  if (link_->stats().received_bytes != before.received_bytes) core_.heard(Clock::now());
   if (!status.ok()) core_.link_lost(status, &actions_);
-  return link_->stats().received_frames != before;
+  return link_->stats().received_frames != before.received_frames;
 }
 
 Status Receiver::on_frame(const ckpt::FrameView& frame) {

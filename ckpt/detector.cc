@@ -12,6 +12,12 @@ Detector::Detector(Duration interval, int lost_after) : interval_(interval), los
   REMUSD_ASSERT(lost_after >= 1, "a peer cannot be lost before one interval");
 }
 
+void Detector::set_lost_after(int lost_after) {
+  REMUSD_ASSERT(lost_after >= 1, "a peer cannot be lost before one interval");
+  lost_after_ = lost_after;
+  silent_ticks_ = 0;
+}
+
 Duration Detector::stall() const {
   return std::max(interval_ * 2, window() / 2);
 }

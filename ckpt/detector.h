@@ -18,13 +18,19 @@ namespace remusd::ckpt {
 class Detector {
  public:
   static constexpr int kLateTicksFactor = 4;
+  /// Until the first checkpoint is acknowledged nothing can be taken over and a loss is not urgent, while
+  /// both hosts are busier than they will ever be: so many times more patience keeps a first sync from
+  /// failing.
+  static constexpr int kSyncPatience = 20;
 
   /// REQUIRES: interval > 0, lost_after >= 1 (intervals of silence).
   Detector(Duration interval, int lost_after);
 
   /// From here on the peer owes us signs of life.
   void start(Time now);
-  /// Any valid frame came.
+  /// Intervals of silence that count as a loss from here on. REQUIRES: lost_after >= 1.
+  void set_lost_after(int lost_after);
+  /// Bytes of the peer came.
   void heard(Time now);
   /// Call once per interval(). True while the peer counts as alive.
   bool tick(Time now);

@@ -87,6 +87,8 @@ class [[nodiscard]] Result {
 #define REMUSD_CONCAT_INNER(a, b) a##b
 #define REMUSD_CONCAT(a, b) REMUSD_CONCAT_INNER(a, b)
 
+// NOLINTBEGIN(bugprone-macro-parentheses): `target` may be a declaration.
+
 // Returns the Status of `expression` from the enclosing function when it is a failure.
 #define REMUSD_TRY(expression)                                                           \
   do {                                                                                   \
@@ -100,3 +102,5 @@ class [[nodiscard]] Result {
   auto name = (expression);                           \
   if (!name.ok()) return name.status();               \
   target = *std::move(name)
+
+// NOLINTEND(bugprone-macro-parentheses)

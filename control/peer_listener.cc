@@ -33,7 +33,7 @@ backup::Options session_options(const Config& config) {
 
 }  // namespace
 
-PeerListener::PeerListener(asio::io_context& loop, asio::any_io_executor pool, const Config& config,
+PeerListener::PeerListener(asio::io_context& loop, const asio::any_io_executor& pool, const Config& config,
                            arbiter::Arbiter& arbiter, FindHost find_host)
     : config_(config),
       arbiter_(arbiter),
@@ -42,11 +42,11 @@ PeerListener::PeerListener(asio::io_context& loop, asio::any_io_executor pool, c
       retry_(loop),
       strand_(asio::make_strand(pool)) {}
 
-Result<std::unique_ptr<PeerListener>> PeerListener::start(asio::io_context& loop, asio::any_io_executor pool,
+Result<std::unique_ptr<PeerListener>> PeerListener::start(asio::io_context& loop,
+                                                          const asio::any_io_executor& pool,
                                                           const Config& config, arbiter::Arbiter& arbiter,
                                                           FindHost find_host) {
-  std::unique_ptr<PeerListener> listener(
-      new PeerListener(loop, std::move(pool), config, arbiter, std::move(find_host)));
+  std::unique_ptr<PeerListener> listener(new PeerListener(loop, pool, config, arbiter, std::move(find_host)));
   if (config.listen.empty()) return listener;
   REMUSD_ASSIGN(listener->acceptor_, listen_on(loop, config.listen, "listen for peers"));
   listener->accept();

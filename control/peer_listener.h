@@ -31,8 +31,9 @@ class PeerListener {
 
   /// Listens on the configured address; an empty one listens to nobody. `pool` runs what may block.
   static Result<std::unique_ptr<PeerListener>> start(boost::asio::io_context& loop,
-                                                     boost::asio::any_io_executor pool, const Config& config,
-                                                     arbiter::Arbiter& arbiter, FindHost find_host);
+                                                     const boost::asio::any_io_executor& pool,
+                                                     const Config& config, arbiter::Arbiter& arbiter,
+                                                     FindHost find_host);
   /// On the loop: takes nobody any more, and ends the sessions. `done` is called from the pool.
   void stop(std::function<void()> done);
 
@@ -42,7 +43,7 @@ class PeerListener {
     std::shared_ptr<GuestHost> host;  // once admitted
   };
 
-  PeerListener(boost::asio::io_context& loop, boost::asio::any_io_executor pool, const Config& config,
+  PeerListener(boost::asio::io_context& loop, const boost::asio::any_io_executor& pool, const Config& config,
                arbiter::Arbiter& arbiter, FindHost find_host);
   void accept();
   void take(boost::asio::ip::tcp::socket socket);

@@ -52,7 +52,9 @@ std::string where(const toml::node& node) {
 
 Status read_fields(const toml::table& table, const std::string& prefix,
                    const std::vector<TomlField>& fields) {
-  for (const auto& [key, node] : table) {
+  for (const auto& entry : table) {
+    const toml::key& key = entry.first;
+    const toml::node& node = entry.second;
     const auto field = std::find_if(fields.begin(), fields.end(),
                                     [&](const TomlField& candidate) { return candidate.key == key.str(); });
     if (field == fields.end()) {
@@ -64,7 +66,7 @@ Status read_fields(const toml::table& table, const std::string& prefix,
       return {Code::invalid,
               file + ":" + line + ": unknown key '" + prefix + std::string(key.str()) + "'" + allowed};
     }
-    const Status taken = field->take(node);
+    Status taken = field->take(node);
     if (taken.ok()) continue;
     if (!taken.message().empty()) return taken;
     return {Code::invalid, where(node) + ": '" + prefix + field->key + "' must be " + field->allowed +

@@ -100,7 +100,7 @@ const Word* find_word(std::string_view name) {
 }  // namespace
 
 std::string feature_name(std::string_view word, unsigned bit) {
-  const std::string unknown = "bit " + std::to_string(bit) + " of " + std::string(word);
+  std::string unknown = "bit " + std::to_string(bit) + " of " + std::string(word);
   const Word* known = find_word(word);
   if (known == nullptr) return unknown;
   std::string_view rest = known->names;

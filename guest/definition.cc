@@ -131,7 +131,7 @@ std::string derived_mac(std::string_view name, size_t index) {
 std::string derived_tap(std::string_view name, size_t index) {
   // "rm-" marks interfaces of ours. Up to 15 characters with "-N" (index < 10) behind the name.
   const std::string suffix = "-" + std::to_string(index);
-  const std::string plain = "rm-" + std::string(name) + suffix;
+  std::string plain = "rm-" + std::string(name) + suffix;
   if (plain.size() <= kMaxInterfaceBytes) return plain;
   std::array<char, 9> hash{};
   std::snprintf(hash.data(), hash.size(), "%06x", hash_of(name, 0) & 0xffffff);

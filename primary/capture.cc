@@ -153,7 +153,7 @@ Status Capture::epoch(uint64_t number) {
   }
 
   bool paused = false;
-  const Status status = paused_part(number, slot, &paused);
+  Status status = paused_part(number, slot, &paused);
   if (!status.ok()) {
     // Half an epoch is worthless, but the guest must run on. After a driver's failure only destroy() is
     // allowed.

@@ -36,7 +36,7 @@ void Actions::add(Kind kind, uint64_t number) {
 
 Core::Core(const CoreConfig& config, Time now)
     : config_(config),
-      detector_(config.heartbeat_interval, config.heartbeat_lost),
+      detector_(config.heartbeat_interval, config.heartbeat_lost * ckpt::Detector::kSyncPatience),
       handshake_began_(now),
       backoff_(config.backoff_first) {
   REMUSD_ASSERT(config.generation > 0, "a session has a generation of its own");
@@ -149,7 +149,10 @@ Actions Core::acked(uint64_t generation, uint64_t epoch, uint64_t digest, Time n
   released_ = epoch;
   out.add(Kind::release_through, epoch);
   check();
-  if (state_ == State::syncing) enter(State::protecting, &out);
+  if (state_ == State::syncing) {
+    detector_.set_lost_after(config_.heartbeat_lost);
+    enter(State::protecting, &out);
+  }
   return out;
 }
 

@@ -276,7 +276,7 @@ class BadInput(unittest.TestCase):
             self.assertIn(word, said)
 
     def test_peer_that_must_not_stand_in(self):
-        """Another arbiter, and another CPU: refused before the first page, with the reason; nothing changes."""
+        """Another arbiter, another CPU: refused before the first page, with the reason; nothing changes."""
         a, b, world = self.world.a, self.world.b, self.world
         wrapper = os.path.join(world.dir, "other-cpu")
         with open(wrapper, "w", encoding="ascii") as file:

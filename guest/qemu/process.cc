@@ -12,8 +12,6 @@
 #include <fstream>
 #include <iterator>
 
-extern char** environ;
-
 namespace remusd::guest::qemu {
 namespace {
 
@@ -70,6 +68,7 @@ Result<Process> Process::spawn(const std::vector<std::string>& argv, const std::
                              POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 
   std::vector<char*> pointers;
+  pointers.reserve(argv.size() + 1);
   for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
   pointers.push_back(nullptr);
   pid_t pid = 0;

@@ -166,10 +166,14 @@ class Client:
                 return {"error": "the service does not answer over UDP"}
             self.new_request(time.monotonic())
             self.turn(time.monotonic() + 0.05, commands=False)
-        try:
-            self.tcp = socket.create_connection((self.options.guest, STREAM_PORT), timeout=10)
-        except OSError as error:
-            return {"error": f"cannot open the TCP session: {error}"}
+        while self.tcp is None:  # The guest's services come up one after another.
+            try:
+                self.tcp = socket.create_connection((self.options.guest, STREAM_PORT), timeout=10)
+            except ConnectionRefusedError as error:
+                if time.monotonic() > deadline:
+                    return {"error": f"cannot open the TCP session: {error}"}
+            except OSError as error:
+                return {"error": f"cannot open the TCP session: {error}"}
         self.tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.tcp.setblocking(False)
         return {"connected": True, "seconds": round(time.monotonic() - begin, 2)}
