@@ -38,25 +38,18 @@ QemuGuest::~QemuGuest() {
   if (phase_ == Phase::paused) (void)resume();
   (void)stop_tracking();
   if (device_fdset_ < 0) return;
-  if (auto lock = lock_general(); lock.ok()) {
-    (void)machine_->general->call("remove-fd", {{"fdset-id", device_fdset_}});
-  }
+  const std::lock_guard lock(machine_->mutex);
+  (void)machine_->general->call("remove-fd", {{"fdset-id", device_fdset_}});
 }
 
-std::unique_lock<std::timed_mutex> QemuGuest::lock_pause_monitor() {
-  std::unique_lock<std::timed_mutex> lock(machine_->mutex, std::defer_lock);
+std::unique_lock<std::mutex> QemuGuest::lock_pause_monitor() {
+  std::unique_lock<std::mutex> lock(machine_->mutex, std::defer_lock);
   if (!machine_->fast) lock.lock();  // Every holder's call has a deadline of its own.
   return lock;
 }
 
-Result<std::unique_lock<std::timed_mutex>> QemuGuest::lock_general() {
-  std::unique_lock<std::timed_mutex> lock(machine_->mutex, kBaseTimeout);
-  if (!lock.owns_lock()) return Status(Code::timed_out, "QEMU's monitor is held by another command");
-  return lock;
-}
-
 Result<int> QemuGuest::give_fd(int fd) {
-  REMUSD_ASSIGN(const auto lock, lock_general());
+  const std::lock_guard lock(machine_->mutex);
   REMUSD_ASSIGN(const json answer, machine_->general->call("add-fd", nullptr, fd));
   if (!answer.is_object() || !answer.value("fd", json()).is_number_integer() ||
       !answer.value("fdset-id", json()).is_number_integer()) {
@@ -80,7 +73,7 @@ Status QemuGuest::stop_tracking() {
   tracker_.reset();
   tracker_name_ = "none";
   if (tracker_fdsets_.empty() || machine_->process.gone(Duration::zero())) return {};
-  REMUSD_ASSIGN(const auto lock, lock_general());
+  const std::lock_guard lock(machine_->mutex);
   for (const int64_t set : tracker_fdsets_) {
     (void)machine_->general->call("remove-fd", {{"fdset-id", set}});
   }
@@ -114,7 +107,7 @@ Status QemuGuest::open_device_file() {
   const std::string path = "/proc/self/fd/" + std::to_string(memory.get());
   ScopedFd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (!file) return Status::from_errno("open the device state's file for writing");
-  REMUSD_ASSIGN(const auto lock, lock_general());
+  const std::lock_guard lock(machine_->mutex);
   REMUSD_ASSIGN(const json answer, machine_->general->call("add-fd", nullptr, file.get()));
   if (!answer.is_object() || !answer.value("fdset-id", json()).is_number_integer()) {
     return {Code::corrupt, "QMP add-fd: the answer names no set"};
@@ -222,7 +215,7 @@ Result<std::vector<std::byte>> QemuGuest::base_stream() {
   ScopedFd file(::memfd_create("remusd-base-stream", MFD_CLOEXEC));
   if (!file) return Status::from_errno("make a file for the base stream");
   {
-    REMUSD_ASSIGN(const auto lock, lock_general());
+    const std::lock_guard lock(machine_->mutex);
     machine_->general->watch("MIGRATION");
     const Status status = record_migration(file.get());
     machine_->general->watch({});
@@ -243,12 +236,12 @@ Status QemuGuest::destroy() {
 }
 
 Status QemuGuest::power_button() {
-  REMUSD_ASSIGN(const auto lock, lock_general());
+  const std::lock_guard lock(machine_->mutex);
   return machine_->general->call("system_powerdown").status();
 }
 
 Status QemuGuest::announce() {
-  REMUSD_ASSIGN(const auto lock, lock_general());
+  const std::lock_guard lock(machine_->mutex);
   return machine_->general
       ->call("announce-self", {{"initial", 50}, {"max", 550}, {"rounds", 5}, {"step", 100}})
       .status();

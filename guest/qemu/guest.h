@@ -48,8 +48,7 @@ class QemuGuest : public Guest {
 
   Qmp* pause_monitor() { return machine_->fast ? machine_->fast.get() : machine_->general.get(); }
   /// The lock that the pause's monitor needs; not locked when it is the epoch thread's own.
-  std::unique_lock<std::timed_mutex> lock_pause_monitor();
-  Result<std::unique_lock<std::timed_mutex>> lock_general();
+  std::unique_lock<std::mutex> lock_pause_monitor();
   Status open_device_file();
   Status await_save();
   Result<int> give_fd(int fd);

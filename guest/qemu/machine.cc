@@ -17,7 +17,6 @@ using namespace std::chrono_literals;
 
 constexpr Duration kStartTimeout = 60s;  // QEMU's own start, on a busy host
 constexpr Duration kQuitTimeout = 500ms;
-constexpr Duration kLockTimeout = 50ms;
 constexpr Duration kStrangerTimeout = 2s;
 
 /// Is something alive behind a socket that is in our way? A standby that its daemon left behind is ended; a
@@ -89,7 +88,7 @@ Status complete_launch(const Paths& paths, const DriverOptions& options, Role ro
 
 Status Machine::destroy() {
   if (general && !process.gone(Duration::zero())) {
-    const std::unique_lock lock(mutex, kLockTimeout);
+    const std::unique_lock lock(mutex, std::try_to_lock);  // Held: no time to wait, the kill is enough.
     // Not waiting for the answer: what counts is that the process ends.
     if (lock.owns_lock() && general->write(R"({"execute":"quit"})").ok()) (void)process.gone(kQuitTimeout);
   }

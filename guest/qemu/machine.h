@@ -22,7 +22,7 @@ namespace remusd::guest::qemu {
 
 struct Machine {
   Process process;
-  std::timed_mutex mutex;  // general
+  std::mutex mutex;  // general
   std::unique_ptr<Qmp> general;
   std::unique_ptr<Qmp> fast;  // null: there is only `general`
   Ram ram;
