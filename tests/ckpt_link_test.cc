@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <latch>
 #include <string>
 #include <thread>
 
@@ -169,7 +170,8 @@ TEST_P(LinkTest, FramesOfAllSizesArriveWholeAndInOrder) {
 TEST_P(LinkTest, BothDirectionsAtOnceDoNotBlockEachOther) {
   auto [a, b] = sockets();
   constexpr uint64_t kRounds = 200;
-  const auto run = [](ScopedFd socket, uint64_t* received) {
+  std::latch both(2);  // Neither closes before the other knows that all has left.
+  const auto run = [&both](ScopedFd socket, uint64_t* received) {
     std::unique_ptr<Link> link = adopt(std::move(socket), {.send_queue_bytes = 256u << 10});
     uint64_t sent = 0;
     std::vector<Received> frames;
@@ -178,6 +180,7 @@ TEST_P(LinkTest, BothDirectionsAtOnceDoNotBlockEachOther) {
                   while (sent < kRounds && link->append(FrameType::pages, sent, body).ok()) ++sent;
                   return sent == kRounds && frames.size() == kRounds && link->drained();
                 }).ok());
+    both.arrive_and_wait();
     *received = frames.size();
   };
   uint64_t received_a = 0, received_b = 0;
