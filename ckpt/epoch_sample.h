@@ -3,26 +3,44 @@
 // What one acknowledged epoch cost, for metrics and benchmarks.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string_view>
 
 #include "ckpt/clock.h"
 
 namespace remusd {
 
+/// Why an epoch began when it did, and not sooner or later.
+enum class EpochReason : uint8_t {
+  interval,  // its time had come
+  output,    // earlier: output waited
+  late,      // later: the epoch before took longer than its interval
+  slowdown,  // later: the guest would have been slowed down too much
+  staging,   // later, or longer: it waited for staging memory or for acknowledgements
+};
+inline constexpr std::array<std::string_view, 5> kEpochReasons{"interval", "output", "late", "slowdown",
+                                                               "staging"};
+constexpr bool is_stretched(EpochReason reason) {
+  return reason != EpochReason::interval && reason != EpochReason::output;
+}
+
 struct EpochSample {
   uint64_t epoch = 0;
+  EpochReason reason = EpochReason::interval;
+  Duration interval{};  // from the start of the pause before to the start of this one; 0 for the first
   // Phases of the pause, on the epoch thread. pause is the whole: from before the stop order to the answer to
   // the resume order. save is the time still waited for device state after scan and copy.
   Duration pause{}, stop{}, scan{}, copy{}, save{}, resume{};
-  Duration encode{};  // on the ship thread, all frames of the epoch
-  Duration wire{};    // first byte queued to the whole epoch handed to the kernel
-  Duration ack{};     // commit frame queued to acknowledgement
-  Duration commit{};  // start of the pause to acknowledgement
-  uint64_t dirty_pages = 0;
+  Duration encode{};           // on the ship thread, all frames of the epoch
+  Duration wire{};             // first byte queued to the whole epoch handed to the kernel
+  Duration ack{};              // commit frame queued to acknowledgement
+  Duration commit{};           // start of the pause to acknowledgement
+  uint64_t dirty_pages = 0;    // copied in the pause
+  uint64_t precopy_pages = 0;  // copied before it, while the guest ran
   uint64_t device_bytes = 0;
   uint64_t raw_bytes = 0;   // pages and blobs before encoding
   uint64_t sent_bytes = 0;  // frames on the wire
-  bool stretched = false;   // the pause or the interval grew because a bound was reached
 };
 
 }  // namespace remusd

@@ -83,18 +83,18 @@ CLI::Option* add_dry_run(CLI::App* verb, bool* dry_run) {
                         "Check what can be checked, say what would be done, change nothing");
 }
 
-CLI::Option* add_duration(CLI::App* verb, const std::string& flags, Duration* out, Duration low,
-                          Duration high, const std::string& what) {
-  const auto take = [=](const std::string& text) {
+CLI::Option* add_duration(CLI::App* verb, const std::string& flags, std::function<void(Duration)> take,
+                          Duration low, Duration high, const std::string& what) {
+  const auto parse = [=](const std::string& text) {
     const auto parsed = parse_duration(text);
     if (!parsed.ok()) throw CLI::ValidationError(flags, parsed.status().message());
     if (*parsed < low || *parsed > high) {
       throw CLI::ValidationError(flags, text + " is out of range; it must be from " + format_duration(low) +
                                             " to " + format_duration(high));
     }
-    *out = *parsed;
+    take(*parsed);
   };
-  return verb->add_option_function<std::string>(flags, take, what)->type_name("DURATION");
+  return verb->add_option_function<std::string>(flags, parse, what)->type_name("DURATION");
 }
 
 std::string guest_url(const std::string& vm, const std::string& verb) {

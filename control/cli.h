@@ -45,8 +45,14 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& wh
 void add_vm(CLI::App* verb, std::string* vm);
 CLI::Option* add_dry_run(CLI::App* verb, bool* dry_run);
 /// A duration from `low` to `high`; anything else is a usage error.
-CLI::Option* add_duration(CLI::App* verb, const std::string& flags, Duration* out, Duration low,
-                          Duration high, const std::string& what);
+CLI::Option* add_duration(CLI::App* verb, const std::string& flags, std::function<void(Duration)> take,
+                          Duration low, Duration high, const std::string& what);
+template <typename Out>
+CLI::Option* add_duration(CLI::App* verb, const std::string& flags, Out* out, Duration low, Duration high,
+                          const std::string& what) {
+  return add_duration(
+      verb, flags, [out](Duration value) { *out = value; }, low, high, what);
+}
 std::string guest_url(const std::string& vm, const std::string& verb = "");
 
 /// One line on stderr, and the exit code that belongs to the failure.

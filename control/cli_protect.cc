@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <string_view>
 #include <thread>
 
 #include "control/cli.h"
@@ -68,7 +71,8 @@ class Progress {
 
 struct ProtectFlags {
   std::string vm, peer;
-  Duration epoch{};  // zero: the daemon's setting
+  std::optional<Duration> epoch, latency_target, epoch_min;  // none: the daemon's setting
+  std::optional<double> max_slowdown;
   Duration timeout = std::chrono::seconds(120);
   bool dry_run = false;
 };
@@ -86,7 +90,13 @@ int tell_end(const std::string& vm, const nlohmann::json& status) {
 
 int protect(const CliContext& context, const ProtectFlags& flags) {
   nlohmann::json arguments{{"peer", flags.peer}, {"dry_run", flags.dry_run}};
-  if (flags.epoch > Duration::zero()) arguments["epoch_ms"] = to_ms(flags.epoch);
+  const auto give = [&](const char* name, const std::optional<Duration>& value) {
+    if (value) arguments[name] = to_ms(*value);
+  };
+  give("epoch_ms", flags.epoch);
+  give("latency_target_ms", flags.latency_target);
+  give("epoch_min_ms", flags.epoch_min);
+  if (flags.max_slowdown) arguments["max_slowdown"] = *flags.max_slowdown;
   if (flags.dry_run) return act(context, flags.vm, "protect", arguments, "");
   const Time deadline = Clock::now() + flags.timeout;
   const ApiClient client = context.client();
@@ -163,6 +173,24 @@ void add_protect(CLI::App& app, CliContext& context) {
   add_duration(verb, "--epoch", &flags->epoch, std::chrono::milliseconds(kEpochMinMs),
                std::chrono::milliseconds(kEpochMaxMs),
                "Interval between checkpoints, 2ms to 1s (default: configured)");
+  add_duration(verb, "--latency-target", &flags->latency_target, Duration::zero(),
+               std::chrono::milliseconds(kEpochMaxMs),
+               "End an epoch early so that output leaves within this (default: configured; 0ms: never)");
+  add_duration(verb, "--epoch-min", &flags->epoch_min, std::chrono::microseconds(500),
+               std::chrono::milliseconds(kEpochMaxMs),
+               "Least time between checkpoints when output ends epochs early, 500us to 1s");
+  verb->add_option_function<std::string>(
+          "--max-slowdown",
+          [flags](const std::string& text) {
+            char* end = nullptr;
+            const double percent = std::strtod(text.c_str(), &end);
+            if (end == text.c_str() || std::string_view(end) != "%" || !(percent >= 0 && percent <= 90)) {
+              throw CLI::ValidationError("--max-slowdown", "'" + text + "' is not a share from 0% to 90%");
+            }
+            flags->max_slowdown = percent / 100;
+          },
+          "Make epochs rarer so that they cost the guest at most this share of its time, such as 10%")
+      ->type_name("PERCENT");
   add_duration(verb, "--timeout", &flags->timeout, std::chrono::milliseconds(100), std::chrono::hours(24),
                "Give up, and undo, after this long (default 120s)");
   add_dry_run(verb, &flags->dry_run);

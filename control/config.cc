@@ -60,6 +60,10 @@ Status read_file(const std::string& path, Config* config) {
   const auto protection = [&](const toml::table& table) {
     return read_fields(table, "protection.",
                        {integer_field("epoch_ms", kEpochMinMs, kEpochMaxMs, &config->epoch_ms),
+                        integer_field("latency_target_ms", 0, kEpochMaxMs, &config->latency_target_ms),
+                        integer_field("epoch_min_ms", 1, kEpochMaxMs, &config->epoch_min_ms),
+                        integer_field("max_slowdown_percent", 0, 90, &config->max_slowdown_percent),
+                        bool_field("precopy", &config->precopy),
                         integer_field("heartbeat_ms", 1, 10000, &config->heartbeat_ms),
                         integer_field("heartbeat_lost", 2, 1000, &config->heartbeat_lost),
                         integer_field("staging_mib", 8, 65536, &config->staging_mib),

@@ -16,6 +16,7 @@ namespace remusd::control {
 
 inline constexpr int kEpochMinMs = 2;
 inline constexpr int kEpochMaxMs = 1000;
+inline constexpr double kEpochFloorMinMs = 0.5;
 inline constexpr const char* kDefaultConfig = "/etc/remusd/remusd.toml";
 inline constexpr const char* kDefaultApi = "/run/remusd/api.sock";
 
@@ -32,6 +33,10 @@ struct Config {
   std::map<std::string, std::string> peers;  // name to "host:port"
 
   int epoch_ms = 25;
+  int latency_target_ms = 0;  // 0: none
+  int epoch_min_ms = 2;
+  int max_slowdown_percent = 0;  // 0: no bound
+  bool precopy = true;
   int heartbeat_ms = 20;
   int heartbeat_lost = 5;
   int staging_mib = 128;

@@ -15,6 +15,7 @@
 #include "control/local_api.h"
 #include "control/log.h"
 #include "control/notify.h"
+#include "control/pace.h"
 #include "control/toml_reader.h"
 
 namespace remusd::control {
@@ -66,8 +67,8 @@ Result<Work> make_work(const Config& config, const std::string& verb, const nloh
   }
   if (verb == "protect") {
     REMUSD_ASSIGN(const std::string peer, argument(arguments, "peer", std::string()));
-    REMUSD_ASSIGN(const double ms, argument(arguments, "epoch_ms", static_cast<double>(config.epoch_ms)));
-    return Work([=](GuestHost& host) { return host.protect(peer, from_ms(ms), dry_run); });
+    REMUSD_ASSIGN(const primary::PaceOptions pace, make_pace(config, arguments));
+    return Work([=](GuestHost& host) { return host.protect(peer, pace, dry_run); });
   }
   if (verb == "unprotect") {
     REMUSD_ASSIGN(const std::string reason,

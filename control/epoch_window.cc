@@ -19,11 +19,13 @@ double quantile(std::vector<double>* values, double q) {
 void EpochWindow::add(const EpochSample& sample) {
   if (pause_ms_.size() < kCapacity) {
     pause_ms_.push_back(0);
+    interval_ms_.push_back(0);
     commit_ms_.push_back(0);
     dirty_pages_.push_back(0);
     next_ = pause_ms_.size() - 1;
   }
   pause_ms_[next_] = to_ms(sample.pause);
+  interval_ms_[next_] = to_ms(sample.interval);
   commit_ms_[next_] = to_ms(sample.commit);
   dirty_pages_[next_] = static_cast<double>(sample.dirty_pages);
   next_ = (next_ + 1) % kCapacity;
@@ -32,6 +34,7 @@ void EpochWindow::add(const EpochSample& sample) {
 void EpochWindow::clear() {
   next_ = 0;
   pause_ms_.clear();
+  interval_ms_.clear();
   commit_ms_.clear();
   dirty_pages_.clear();
 }

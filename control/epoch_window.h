@@ -22,12 +22,13 @@ class EpochWindow {
   size_t size() const { return pause_ms_.size(); }
 
   std::vector<double> pause_ms() const { return pause_ms_; }
+  std::vector<double> interval_ms() const { return interval_ms_; }
   std::vector<double> commit_ms() const { return commit_ms_; }
   std::vector<double> dirty_pages() const { return dirty_pages_; }
 
  private:
   size_t next_ = 0;  // slot that the next sample takes once the window is full
-  std::vector<double> pause_ms_, commit_ms_, dirty_pages_;
+  std::vector<double> pause_ms_, interval_ms_, commit_ms_, dirty_pages_;
 };
 
 }  // namespace remusd::control

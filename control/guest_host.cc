@@ -8,6 +8,7 @@
 
 #include "control/duration.h"
 #include "control/log.h"
+#include "control/pace.h"
 #include "control/running_file.h"
 
 namespace remusd::control {
@@ -94,7 +95,7 @@ Reply GuestHost::stop(bool graceful, Duration patience, bool dry_run) {
   return done(status());
 }
 
-Status GuestHost::check_protect(const std::string& peer, Duration epoch) const {
+Status GuestHost::check_protect(const std::string& peer) const {
   if (guest_ == nullptr) return not_here("protect");
   if (protection() != nullptr) {
     const GuestStatus now = status();
@@ -108,20 +109,18 @@ Status GuestHost::check_protect(const std::string& peer, Duration epoch) const {
             "protect " + name_ + ": unknown peer '" + peer + "'; " +
                 (known.empty() ? "none is configured, add [peer." + peer + "]" : "known: " + known)};
   }
-  if (epoch < std::chrono::milliseconds(kEpochMinMs) || epoch > std::chrono::milliseconds(kEpochMaxMs)) {
-    return {Code::invalid, "protect " + name_ + ": epoch of " + format_duration(epoch) +
-                               " is out of range; it must be from 2ms to 1s"};
-  }
   return {};
 }
 
-primary::Options GuestHost::protection_options(const std::string& peer, Duration epoch) const {
+primary::Options GuestHost::protection_options(const std::string& peer,
+                                               const primary::PaceOptions& pace) const {
   const Config& config = context_.config;
   primary::Options options;
   options.node = config.node;
   options.peer = peer;
   options.peer_address = config.peers.at(peer);
-  options.epoch_interval = epoch;
+  options.pace = pace;
+  options.precopy = config.precopy;
   options.heartbeat_interval = std::chrono::milliseconds(config.heartbeat_ms);
   options.heartbeat_lost = config.heartbeat_lost;
   options.arbiter_timeout = config.arbiter_timeout();
@@ -151,13 +150,13 @@ primary::Callbacks GuestHost::protection_callbacks(uint64_t id) {
   return callbacks;
 }
 
-Reply GuestHost::protect(const std::string& peer, Duration epoch, bool dry_run) {
+Reply GuestHost::protect(const std::string& peer, const primary::PaceOptions& pace, bool dry_run) {
   settle();
-  if (Status fit = check_protect(peer, epoch); !fit.ok()) return fit;
-  const primary::Options options = protection_options(peer, epoch);
+  if (Status fit = check_protect(peer); !fit.ok()) return fit;
+  const primary::Options options = protection_options(peer, pace);
   if (dry_run) {
-    return would("protect " + name_ + " on node '" + peer + "' at " + options.peer_address +
-                 " with epochs of " + format_duration(epoch));
+    return would("protect " + name_ + " on node '" + peer + "' at " + options.peer_address + " with " +
+                 describe(pace));
   }
   uint64_t id = 0;
   {
@@ -174,7 +173,7 @@ Reply GuestHost::protect(const std::string& peer, Duration epoch, bool dry_run) 
     protection_ = *std::move(started);
     window_.clear();
     rest_.peer = peer;
-    rest_.epoch_ms = to_ms(epoch);
+    rest_.pace = pace;
     rest_.reason.clear();
     rest_.reason_code.clear();
   }
@@ -220,7 +219,7 @@ void GuestHost::settle() {
     rest_.sent = last.sent;
     rest_.acked = last.acked;
     rest_.released = last.released;
-    rest_.stretched_epochs = last.stretched_epochs;
+    rest_.epochs_by_reason = last.epochs_by_reason;
   }
   ended.reset();  // joins, unless status() holds it for another moment
   metrics_->on_aborted(last.sealed - last.acked);

@@ -58,7 +58,7 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   // Commands, on the strand. `dry_run` checks what can be checked and changes nothing.
   Reply start(const guest::Definition& definition, bool dry_run);
   Reply stop(bool graceful, Duration patience, bool dry_run);
-  Reply protect(const std::string& peer, Duration epoch, bool dry_run);
+  Reply protect(const std::string& peer, const primary::PaceOptions& pace, bool dry_run);
   Reply unprotect(const std::string& reason, bool dry_run);
   Reply failover(bool dry_run);
   Reply bench_floor(int count);
@@ -86,8 +86,8 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   Status start_guest(const guest::Definition& wanted);
   Result<std::unique_ptr<netbuf::NetBuffer>> open_gates(guest::Guest& guest);
   Status win_right_to_run();
-  Status check_protect(const std::string& peer, Duration epoch) const;
-  primary::Options protection_options(const std::string& peer, Duration epoch) const;
+  Status check_protect(const std::string& peer) const;
+  primary::Options protection_options(const std::string& peer, const primary::PaceOptions& pace) const;
   primary::Callbacks protection_callbacks(uint64_t id);
   void on_protection_state(uint64_t id, const primary::Snapshot& snapshot);
   bool wait_protection_end(Duration patience);

@@ -26,6 +26,7 @@ GuestStatus GuestHost::status() const {
   }
   // The engine's own locks are taken without ours.
   now.pause_ms = quantiles(window.pause_ms());
+  now.interval_ms = quantiles(window.interval_ms());
   now.commit_ms = quantiles(window.commit_ms());
   now.dirty_pages = quantiles(window.dirty_pages());
   if (protection != nullptr) fill_primary(protection->snapshot(), &now);
@@ -48,7 +49,7 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
   status->sent = snapshot.sent;
   status->acked = snapshot.acked;
   status->released = snapshot.released;
-  status->stretched_epochs = snapshot.stretched_epochs;
+  status->epochs_by_reason = snapshot.epochs_by_reason;
   status->tracker = snapshot.tracker;
   status->sync_sent_pages = snapshot.sync_sent_pages;
   status->sync_total_pages = snapshot.sync_total_pages;

@@ -6,6 +6,12 @@ namespace remusd::control {
 using nlohmann::json;
 
 json to_json(const GuestStatus& status) {
+  json reasons;
+  uint64_t stretched = 0;
+  for (size_t i = 0; i < kEpochReasons.size(); ++i) {
+    reasons[std::string(kEpochReasons[i])] = status.epochs_by_reason[i];
+    if (is_stretched(static_cast<EpochReason>(i))) stretched += status.epochs_by_reason[i];
+  }
   return {
       {"schema_version", kSchemaVersion},
       {"vm", status.vm},
@@ -14,7 +20,10 @@ json to_json(const GuestStatus& status) {
       {"state", status.state},
       {"peer", status.peer},
       {"generation", status.generation},
-      {"epoch_ms", status.epoch_ms},
+      {"epoch_ms", to_ms(status.pace.interval)},
+      {"latency_target_ms", to_ms(status.pace.latency_target)},
+      {"epoch_min_ms", to_ms(status.pace.epoch_min)},
+      {"max_slowdown", status.pace.max_slowdown},
       {"epochs",
        {{"sealed", status.sealed},
         {"sent", status.sent},
@@ -22,9 +31,12 @@ json to_json(const GuestStatus& status) {
         {"released", status.released},
         {"received", status.received},
         {"applied", status.applied},
-        {"stretched", status.stretched_epochs}}},
+        {"stretched", stretched}}},
+      {"epochs_by_reason", reasons},
       {"pause_ms",
        {{"p50", status.pause_ms.p50}, {"p99", status.pause_ms.p99}, {"max", status.pause_ms.max}}},
+      {"epoch_interval_ms",
+       {{"p50", status.interval_ms.p50}, {"p99", status.interval_ms.p99}, {"max", status.interval_ms.max}}},
       {"commit_ms", {{"p50", status.commit_ms.p50}, {"p99", status.commit_ms.p99}}},
       {"dirty_pages", {{"p50", status.dirty_pages.p50}, {"p99", status.dirty_pages.p99}}},
       {"pid", status.pid},

@@ -32,9 +32,9 @@ struct GuestStatus {
   std::string state = "stopped";
   std::string peer;
   uint64_t generation = 0;
-  double epoch_ms = 0;
+  primary::PaceOptions pace{Duration::zero()};  // interval 0: never protected
   uint64_t sealed = 0, sent = 0, acked = 0, released = 0, received = 0, applied = 0;  // epochs
-  Quantiles pause_ms, commit_ms, dirty_pages;
+  Quantiles pause_ms, interval_ms, commit_ms, dirty_pages;
   int pid = 0;
   std::string tracker = "none";
   double promote_ms = 0;
@@ -44,7 +44,7 @@ struct GuestStatus {
   uint64_t sync_sent_pages = 0, sync_total_pages = 0;
   uint64_t memory_bytes = 0, held_bytes = 0;
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
-  uint64_t stretched_epochs = 0;
+  std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};
   double heartbeat_rtt_seconds = 0;
   bool live = false;  // a protection or a session goes on
 };

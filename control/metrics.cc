@@ -64,8 +64,10 @@ struct Metrics::Families {
       gauge("remusd_last_commit_timestamp_seconds", "When the last epoch was acknowledged, in Unix time.");
   Family<Counter>& epochs = counter("remusd_epochs_total",
                                     "Epochs by outcome: committed, or aborted (sealed, never acknowledged).");
-  Family<Counter>& stretched = counter("remusd_epochs_stretched_total",
-                                       "Committed epochs that lasted longer because a bound was reached.");
+  Family<Counter>& reasons =
+      counter("remusd_epoch_starts_total",
+              "Committed epochs by why they began when they did: interval (on time), output (sooner), late, "
+              "slowdown, staging (later).");
   Family<Histogram>& pause =
       histogram("remusd_epoch_pause_seconds", "How long the guest stood still for an epoch.");
   Family<Histogram>& phase = histogram("remusd_epoch_phase_seconds", "How long each phase of an epoch took.");
@@ -132,6 +134,8 @@ std::string Metrics::text() {
 struct VmMetrics::Series {
   Series(Metrics::Families& made_of, const std::string& name) : families(made_of), vm(name) {
     for (const std::string_view word : kStates) states.push_back(&gauge(families.state, "state", word));
+    for (const std::string_view reason : kEpochReasons)
+      reasons.push_back(&add(families.reasons, {{"reason", std::string(reason)}}));
     for (const char* name_of_phase : kPhases)
       phases.push_back(&histogram(families.phase, kSeconds, name_of_phase));
   }
@@ -164,12 +168,12 @@ struct VmMetrics::Series {
   std::vector<std::function<void()>> removers;
   std::vector<Gauge*> states;
   std::vector<Histogram*> phases;
+  std::vector<Counter*> reasons;  // by EpochReason
   Gauge& primary = add(families.primary, {});
   Gauge& generation = add(families.generation, {});
   Gauge& last_commit = add(families.last_commit, {});
   Counter& committed = counter(families.epochs, "outcome", "committed");
   Counter& aborted = counter(families.epochs, "outcome", "aborted");
-  Counter& stretched = add(families.stretched, {});
   Histogram& pause = histogram(families.pause, kSeconds);
   Histogram& commit = histogram(families.commit, kSeconds);
   Histogram& dirty = histogram(families.dirty, kPages);
@@ -203,7 +207,7 @@ VmMetrics::~VmMetrics() = default;
 void VmMetrics::on_epoch(const EpochSample& sample) {
   Series& s = *series_;
   s.committed.Increment();
-  if (sample.stretched) s.stretched.Increment();
+  s.reasons[static_cast<size_t>(sample.reason)]->Increment();
   s.pause.Observe(to_seconds(sample.pause));
   s.commit.Observe(to_seconds(sample.commit));
   s.dirty.Observe(static_cast<double>(sample.dirty_pages));

@@ -99,6 +99,15 @@ TomlField checked_text_field(std::string key, std::string allowed,
           }};
 }
 
+TomlField bool_field(std::string key, bool* out) {
+  return {std::move(key), "true or false", [out](const toml::node& node) -> Status {
+            const auto* value = node.as_boolean();
+            if (value == nullptr) return kWrong;
+            *out = value->get();
+            return {};
+          }};
+}
+
 TomlField text_list_field(std::string key, std::vector<std::string>* out) {
   return {std::move(key), "an array of texts", [out](const toml::node& node) -> Status {
             const toml::array* array = node.as_array();

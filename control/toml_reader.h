@@ -34,6 +34,7 @@ TomlField choice_field(std::string key, std::vector<std::string> choices, std::s
 /// A text that `good` accepts; `allowed` describes it.
 TomlField checked_text_field(std::string key, std::string allowed,
                              std::function<bool(const std::string&)> good, std::string* out);
+TomlField bool_field(std::string key, bool* out);
 TomlField text_list_field(std::string key, std::vector<std::string>* out);
 TomlField table_field(std::string key, std::function<Status(const toml::table&)> read);
 

@@ -44,6 +44,8 @@ class EpochQueue {
   void pop();
 
   uint64_t released() const { return released_; }
+  /// Of the frame that was pushed last; 0: there was none.
+  uint64_t newest_tag() const { return last_tag_; }
   size_t bytes() const { return bytes_; }
   size_t frames() const { return frames_.size(); }
   /// Drops everything held: the right to speak was lost. Returns how many frames.

@@ -93,6 +93,10 @@ class NetBuffer::Pump {
     mode_ = Mode::shut;
     wake();
   }
+  void watch_output(std::function<void(uint64_t epoch)> waits) {
+    const std::lock_guard lock(watch_mutex_);
+    output_waits_ = std::move(waits);
+  }
   void announce() {
     announcements_ = kAnnouncements;
     wake();
@@ -150,13 +154,22 @@ class NetBuffer::Pump {
         port.flush(&holds_, kMaxHolds);
       }
       if (!port.stalled() || !port.queue().has_room(kMaxFrameBytes)) return;
-      port.read_guest([this] { return open_.load(); });
+      read_guest(port);
     }
+  }
+
+  void read_guest(Port& port) {
+    port.read_guest([this] { return open_.load(); });
+    const uint64_t tag = port.queue().newest_tag();
+    if (tag <= told_ || mode_ != Mode::holding) return;
+    told_ = tag;
+    const std::lock_guard lock(watch_mutex_);
+    if (output_waits_) output_waits_(tag & kEpochMask);
   }
 
   void serve(Port& port, const pollfd& guest, const pollfd& outside) {
     if (guest.revents != 0) {
-      port.read_guest([this] { return open_.load(); });
+      read_guest(port);
       port.write_guest();
     }
     if ((outside.revents & (POLLIN | POLLERR | POLLHUP)) != 0) port.read_outside();
@@ -202,6 +215,9 @@ class NetBuffer::Pump {
   std::atomic<uint64_t> released_ = 0;  // newest tag that may leave
   std::atomic<int> announcements_ = 0;  // still to send
   Time next_announcement_{};            // net thread only
+  uint64_t told_ = 0;                   // net thread only: the newest tag that was told as waiting
+  std::mutex watch_mutex_;
+  std::function<void(uint64_t epoch)> output_waits_;  // under watch_mutex_
   std::mutex stats_mutex_;
   NetStats stats_;
   std::vector<double> holds_;
@@ -251,6 +267,9 @@ void NetBuffer::pass() {
 }
 void NetBuffer::shut() {
   pump_->shut();
+}
+void NetBuffer::watch_output(std::function<void(uint64_t epoch)> waits) {
+  pump_->watch_output(std::move(waits));
 }
 void NetBuffer::announce() {
   pump_->announce();

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -63,6 +64,11 @@ class NetBuffer {
   void pass();
   /// The right to run was lost: drops what is held and closes the gate for good.
   void shut();
+
+  /// From now on `waits` is called, on the net thread, once for each epoch for which output is held, as soon
+  /// as there is some; null: no more. It must not block. When this returns an earlier one is not called any
+  /// more.
+  void watch_output(std::function<void(uint64_t epoch)> waits);
 
   /// Sends reverse-ARP broadcasts for each NIC's MAC to the outside, now and a few more times.
   void announce();

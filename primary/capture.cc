@@ -2,6 +2,7 @@
 #include "primary/capture.h"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <cstring>
@@ -26,11 +27,14 @@ Status check_blob(const std::string& what, size_t bytes) {
 }  // namespace
 
 Capture::Capture(guest::Guest& guest, netbuf::NetBuffer& net, Staging& staging, const CaptureOptions& options)
-    : guest_(guest), net_(net), staging_(staging), options_(options) {
+    : guest_(guest), net_(net), staging_(staging), options_(options), pacer_(options.pace) {
   dirty_.reserve(kDirtyReserve);
+  if (options.pace.latency_target > Duration::zero())
+    net_.watch_output([this](uint64_t epoch) { on_output(epoch); });
 }
 
 Capture::~Capture() {
+  net_.watch_output(nullptr);
   request_stop();
   if (!thread_.joinable()) return;
   staging_.stop();
@@ -56,10 +60,40 @@ std::string Capture::tracker_name() const {
   return tracker_name_;
 }
 
-/// Sleeps; false when a stop was asked for.
-bool Capture::wait_until(Time when) {
+bool Capture::stop_asked() {
+  const std::lock_guard lock(mutex_);
+  return stop_;
+}
+
+/// Net thread: output waits that is covered by `epoch` at the earliest.
+void Capture::on_output(uint64_t epoch) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (epoch <= output_epoch_) return;
+    output_epoch_ = epoch;
+    output_since_ = Clock::now();
+  }
+  wake_.notify_all();
+}
+
+void Capture::acknowledged(Duration commit) {
+  // A moving average over some eight epochs. Only the ship thread writes it.
+  const int64_t before = commit_ns_;
+  const int64_t now = std::chrono::nanoseconds(commit).count();
+  commit_ns_ = before == 0 ? now : before + (now - before) / 8;
+}
+
+/// Sleeps until epoch `number` is due; nothing when a stop was asked for.
+std::optional<EpochReason> Capture::wait_due(uint64_t number) {
   std::unique_lock lock(mutex_);
-  return !wake_.wait_until(lock, when, [this] { return stop_; });
+  while (!stop_) {
+    std::optional<Time> output;
+    if (output_epoch_ >= number) output = output_since_;
+    const Pacer::Due due = pacer_.next(output, std::chrono::nanoseconds(commit_ns_));
+    if (Clock::now() >= due.at) return due.reason;
+    wake_.wait_until(lock, due.at);
+  }
+  return std::nullopt;
 }
 
 /// Staging was stopped or a stop was asked for: unwinds to run() without being an error of the driver.
@@ -91,28 +125,23 @@ Status Capture::protect() {
   }
   REMUSD_TRY(first_sync());
 
-  Time next = Clock::now();
-  for (uint64_t number = 1;; ++number) {
-    if (number > 1 && !wait_until(next)) return stopped();
-    REMUSD_TRY(epoch(number));
-    if (!guest_goes_on()) return stopped();
-    // The grid is absolute: no drift. An epoch that took longer than its interval skips the missed points and
-    // leaves the guest at least half an interval to run.
-    next += options_.interval;
-    const Time now = Clock::now();
-    if (next < now) {
-      late_ = number > 1;
-      next += (now - next) / options_.interval * options_.interval;
-      next = std::max(next, now + options_.interval / 2);
-    }
+  // The default slack of 50 us would be added to the latency of every epoch.
+  (void)::prctl(PR_SET_TIMERSLACK, 1UL);
+  if (stop_asked()) return stopped();
+  REMUSD_TRY(epoch(1, EpochReason::interval));
+  for (uint64_t number = 2; guest_goes_on(); ++number) {
+    const std::optional<EpochReason> reason = wait_due(number);
+    if (!reason) return stopped();
+    REMUSD_TRY(epoch(number, *reason));
   }
+  return stopped();
 }
 
 /// Passes over memory while the guest runs, each as soon as the one before is shipped, until little is left
 /// for the first pause.
 Status Capture::first_sync() {
   for (int round = 1; round <= options_.sync_rounds; ++round) {
-    if (!wait_until(Clock::now())) return stopped();
+    if (stop_asked()) return stopped();
     REMUSD_TRY(guest_.collect_dirty(&dirty_));
     const uint64_t pages = page_count(dirty_);
     sync_total_pages_ += pages;
@@ -121,7 +150,7 @@ Status Capture::first_sync() {
     // The standby's memory begins as zeros: only the first pass may skip a page that is zero.
     if (!copy(dirty_, 1, round == 1, &waited, &copied)) return stopped();
     sync_total_pages_ -= pages - copied;
-    flush(true);
+    flush();
     if (!staging_.wait_drained(kSyncBacklogChunks)) return stopped();
     if (pages < options_.sync_threshold_pages) break;
     if (!guest_goes_on()) return stopped();
@@ -129,7 +158,7 @@ Status Capture::first_sync() {
   return Status::ok_status();
 }
 
-Status Capture::epoch(uint64_t number) {
+Status Capture::epoch(uint64_t number, EpochReason reason) {
   if (base_wanted_) {
     REMUSD_ASSIGN(base_, guest_.base_stream());
     REMUSD_TRY(check_blob("base stream", base_.size()));
@@ -138,58 +167,76 @@ Status Capture::epoch(uint64_t number) {
   bool waited = false;
   EpochSlot* slot = staging_.acquire_slot(&waited);
   if (slot == nullptr) return stopped();
-  if (chunk_ == nullptr) chunk_ = staging_.acquire_chunk(&waited);
-  if (chunk_ == nullptr) {
-    staging_.recycle(slot);
-    return stopped();
-  }
   slot->epoch = number;
   slot->base.swap(base_);
-  slot->sample.epoch = number;
-  slot->sample.stretched = waited || std::exchange(late_, false);
+  slot->device.reserve(device_reserve_);
+  EpochSample& sample = slot->sample;
+  sample.epoch = number;
+  Status status = precopy_.wanted() ? precopy(number, &sample, &waited) : Status();
+  if (status.ok() && chunk_ == nullptr) {
+    chunk_ = staging_.acquire_chunk(&waited);
+    if (chunk_ == nullptr) status = stopped();
+  }
+  if (!status.ok()) {
+    staging_.recycle(slot);
+    return status;
+  }
   if (number == 1) {
     net_.hold(1);
     staging_.put({Item::Kind::holding});
   }
 
-  bool paused = false;
-  Status status = paused_part(number, slot, &paused);
-  if (!status.ok()) {
-    // Half an epoch is worthless, but the guest must run on. After a driver's failure only destroy() is
-    // allowed.
-    if (paused && unwinding_) {
-      const Status resumed = guest_.resume();
-      if (!resumed.ok()) finish(Ending::guest_error, resumed);
-    }
-    staging_.recycle(slot);
-    return status;
+  sample.reason = waited ? EpochReason::staging : reason;
+  Phase phase = Phase::running;
+  status = paused_part(number, slot, &phase);
+  // Half an epoch is worthless, but the guest must run on. After a driver's failure only destroy() is
+  // allowed.
+  if (phase == Phase::paused && unwinding_) {
+    const Status resumed = guest_.resume();
+    if (!resumed.ok()) finish(Ending::guest_error, resumed);
   }
-  if (slot->sample.stretched) ++stretched_epochs_;
-  flush(false);
-  staging_.put({Item::Kind::sealed, nullptr, slot});
+  if (phase == Phase::sealed) {
+    staging_.put({Item::Kind::resumed, nullptr, slot});
+  } else {
+    staging_.recycle(slot);
+  }
   return status;
 }
 
-Status Capture::paused_part(uint64_t number, EpochSlot* slot, bool* paused) {
+/// Copies what is dirty now, while the guest runs; what it writes meanwhile is dirty again.
+Status Capture::precopy(uint64_t number, EpochSample* sample, bool* waited) {
+  REMUSD_TRY(guest_.collect_dirty(&dirty_));
+  if (!copy(dirty_, number, false, waited, &sample->precopy_pages)) return stopped();
+  flush();
+  return Status::ok_status();
+}
+
+Status Capture::paused_part(uint64_t number, EpochSlot* slot, Phase* phase) {
   EpochSample& sample = slot->sample;
   const Time began = slot->began = Clock::now();
   REMUSD_TRY(guest_.pause());
-  *paused = true;
+  *phase = Phase::paused;
   const Time stopped_at = Clock::now();
   // What QEMU sent before its answer to the pause is in the socket already and belongs to this epoch.
   net_.seal(number);
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
   const Time scanned = Clock::now();
-  if (!copy(dirty_, number, false, &sample.stretched, &sample.dirty_pages)) return stopped();
+  bool waited = false;
+  if (!copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
+  flush();
   const Time copied = Clock::now();
   REMUSD_ASSIGN(const std::span<const std::byte> device, guest_.save());
   REMUSD_TRY(check_blob("device state", device.size()));
   slot->device.assign(device.begin(), device.end());
+  if (waited) sample.reason = EpochReason::staging;
   const Time saved = Clock::now();
-  REMUSD_TRY(guest_.resume());
-  *paused = false;
+  staging_.put({Item::Kind::sealed, nullptr, slot});
+  *phase = Phase::sealed;
+  const Status status = guest_.resume();
   const Time ended = Clock::now();
 
+  if (number > 1) sample.interval = began - began_;
+  began_ = began;
   sample.stop = stopped_at - began;
   sample.scan = scanned - stopped_at;
   sample.copy = copied - scanned;
@@ -197,7 +244,10 @@ Status Capture::paused_part(uint64_t number, EpochSlot* slot, bool* paused) {
   sample.resume = ended - saved;
   sample.pause = ended - began;
   sample.device_bytes = device.size();
-  return Status::ok_status();
+  pacer_.paused(began, ended, sample.dirty_pages + sample.precopy_pages);
+  if (options_.precopy) precopy_.note(sample.precopy_pages, sample.dirty_pages);
+  device_reserve_ = 2 * device.size();  // In the pause nothing shall be allocated.
+  return status;
 }
 
 /// Copies `pages` into chunks; full ones go to the ship thread at once. False when staging was stopped.
@@ -225,15 +275,15 @@ bool Capture::copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* w
       *copied += count;
       range.first += count;
       range.count -= count;
-      if (chunk_->pages == kChunkPages) flush(true);
+      if (chunk_->pages == kChunkPages) flush();
     }
   }
   return true;
 }
 
-void Capture::flush(bool wake) {
+void Capture::flush() {
   if (chunk_ == nullptr || chunk_->pages == 0) return;
-  staging_.put({Item::Kind::chunk, std::exchange(chunk_, nullptr)}, wake);
+  staging_.put({Item::Kind::chunk, std::exchange(chunk_, nullptr)});
 }
 
 /// Looks at what the guest did by itself. False when protection must end.

@@ -1,6 +1,10 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// The epoch thread: first sync, then pause, seal, scan, copy, save, resume at a fixed interval.
+// The epoch thread: first sync, then pause, seal, scan, copy, save, resume, as the pacer says (pacer.h).
+//
+// What is copied goes to the ship thread at once, and the sealed epoch before the guest is resumed: pages are
+// encoded and sent while the hypervisor still saves its devices, and the acknowledgement is under way while
+// it resumes.
 //
 // It ends when it is asked to, when staging is stopped, when the guest does something by itself that ends
 // protection, or when the driver fails. It always ends the same way: the guest runs again if it can, tracking
@@ -10,17 +14,21 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
+#include "primary/pacer.h"
+#include "primary/precopy.h"
 #include "primary/staging.h"
 
 namespace remusd::primary {
 
 struct CaptureOptions {
-  Duration interval = std::chrono::milliseconds(25);
+  PaceOptions pace;
+  bool precopy = true;
   uint64_t sync_threshold_pages = 2048;
   int sync_rounds = 8;
 };
@@ -49,21 +57,26 @@ class Capture {
   void request_stop();
   const Outcome& outcome() const { return outcome_; }
 
-  /// From any thread.
+  // From any thread.
+  /// An epoch was acknowledged so long after its pause began.
+  void acknowledged(Duration commit);
   uint64_t sync_total_pages() const { return sync_total_pages_; }
-  uint64_t stretched_epochs() const { return stretched_epochs_; }
   std::string tracker_name() const;
 
  private:
   void run();
   Status protect();
   Status first_sync();
-  Status epoch(uint64_t number);
-  /// The pause itself; *paused tells whether the guest still stands when it fails.
-  Status paused_part(uint64_t number, EpochSlot* slot, bool* paused);
+  Status epoch(uint64_t number, EpochReason reason);
+  Status precopy(uint64_t number, EpochSample* sample, bool* waited);
+  /// The pause itself; what it has reached when it fails is in *phase.
+  enum class Phase { running, paused, sealed };
+  Status paused_part(uint64_t number, EpochSlot* slot, Phase* phase);
   bool copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* waited, uint64_t* copied);
-  void flush(bool wake);
-  bool wait_until(Time when);
+  void flush();
+  std::optional<EpochReason> wait_due(uint64_t number);
+  void on_output(uint64_t epoch);
+  bool stop_asked();
   bool guest_goes_on();
   Status stopped();
   void finish(Ending ending, Status why);
@@ -74,19 +87,24 @@ class Capture {
   const CaptureOptions options_;
 
   // Epoch thread only.
+  Pacer pacer_;
+  Precopy precopy_;
+  Time began_{};  // the last pause
+  size_t device_reserve_ = 0;
   PageSet dirty_;
   Chunk* chunk_ = nullptr;  // being filled
   bool base_wanted_ = true;
-  bool late_ = false;            // the grid point of the next epoch was missed
   bool unwinding_ = false;       // stopped() was returned
   std::vector<std::byte> base_;  // goes with the next epoch
   Outcome outcome_;
 
   std::atomic<uint64_t> sync_total_pages_{0};
-  std::atomic<uint64_t> stretched_epochs_{0};
+  std::atomic<int64_t> commit_ns_{0};  // how long a commit takes at present
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   bool stop_ = false;
+  uint64_t output_epoch_ = 0;  // the newest epoch that output waits for, and since when
+  Time output_since_{};
   std::string tracker_name_ = "none";
   std::thread thread_;
 };

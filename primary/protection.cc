@@ -51,9 +51,14 @@ Result<uint64_t> win_generation(arbiter::Arbiter& arbiter, const std::string& vm
 Status check_options(const Options& options) {
   if (options.node.empty()) return Status(Code::invalid, "protect: this node has no name");
   if (options.node == options.peer) return Status(Code::invalid, "protect: the peer is this node itself");
-  if (options.epoch_interval <= Duration::zero() || options.heartbeat_interval <= Duration::zero() ||
-      options.heartbeat_lost < 1) {
+  const PaceOptions& pace = options.pace;
+  if (pace.interval <= Duration::zero() || pace.epoch_min <= Duration::zero() ||
+      options.heartbeat_interval <= Duration::zero() || options.heartbeat_lost < 1) {
     return Status(Code::invalid, "protect: epoch and heartbeat intervals must be positive");
+  }
+  if (pace.latency_target < Duration::zero() || !(pace.max_slowdown >= 0 && pace.max_slowdown <= 1)) {
+    return Status(Code::invalid,
+                  "protect: a latency target is not negative, a slow-down lies within 0 and 1");
   }
   if (options.staging_bytes < kMinChunks * kChunkDataBytes) {
     return Status(Code::invalid,

@@ -5,6 +5,7 @@
 // borrowed and must outlive it.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,6 +15,7 @@
 #include "ckpt/link.h"
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
+#include "primary/pacer.h"
 
 namespace remusd::primary {
 
@@ -28,7 +30,8 @@ struct Options {
   std::string node;          // our name
   std::string peer;          // the backup's name
   std::string peer_address;  // "host:port"
-  Duration epoch_interval = std::chrono::milliseconds(25);
+  PaceOptions pace;
+  bool precopy = true;  // where it pays (precopy.h)
   Duration heartbeat_interval = std::chrono::milliseconds(20);
   int heartbeat_lost = 5;  // intervals of silence
   Duration connect_timeout = std::chrono::seconds(5);
@@ -49,7 +52,7 @@ struct Snapshot {
   uint64_t sync_sent_pages = 0, sync_total_pages = 0;  // first sync
   double last_rtt_seconds = 0;
   Time last_ack{};
-  uint64_t stretched_epochs = 0;
+  std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};  // acknowledged ones
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
   uint64_t memory_bytes = 0;  // what this protection holds beyond the guest's own, at most: staging and link
   std::string tracker;

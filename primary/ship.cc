@@ -127,8 +127,9 @@ void Ship::connect() {
   auto link = ckpt::Link::adopt(*std::move(socket), config_.options.link);
   if (!link.ok()) return carry_out(core_.link_lost(link.status().with_context(what), Clock::now()));
   link_ = *std::move(link);
-  sender_ = std::make_unique<Sender>(*link_, *staging_, config_.generation,
-                                     config_.options.heartbeat_interval, config_.callbacks.on_epoch);
+  sender_ =
+      std::make_unique<Sender>(*link_, *staging_, config_.generation, config_.options.heartbeat_interval,
+                               [this](const EpochSample& sample) { on_epoch(sample); });
   if (!config_.options.record_path.empty()) {
     if (const Status status = sender_->record_to(config_.options.record_path); !status.ok())
       return carry_out(core_.link_lost(status, Clock::now()));
@@ -301,6 +302,12 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
   }
 }
 
+void Ship::on_epoch(const EpochSample& sample) {
+  ++epochs_by_reason_[static_cast<size_t>(sample.reason)];
+  if (capture_) capture_->acknowledged(sample.commit);
+  if (config_.callbacks.on_epoch) config_.callbacks.on_epoch(sample);
+}
+
 void Ship::tick(Time now) {
   if (now < next_tick_) return;
   next_tick_ = now + config_.options.heartbeat_interval;
@@ -315,7 +322,8 @@ void Ship::carry_out(const Action& action) {
   switch (action.kind) {
     case Action::Kind::start_epochs: {
       CaptureOptions options;
-      options.interval = config_.options.epoch_interval;
+      options.pace = config_.options.pace;
+      options.precopy = config_.options.precopy;
       options.sync_threshold_pages = config_.options.sync_threshold_pages;
       options.sync_rounds = config_.options.sync_rounds;
       capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
@@ -407,6 +415,7 @@ void Ship::publish() {
     snapshot_.acked = core_.acked_epoch();
     snapshot_.released = core_.released_epoch();
     snapshot_.last_ack = last_ack_;
+    snapshot_.epochs_by_reason = epochs_by_reason_;
     snapshot_.staging_used_bytes = staging_->used_bytes();
     if (sender_) {
       snapshot_.sync_sent_pages = sender_->sync_sent_pages();
@@ -417,7 +426,6 @@ void Ship::publish() {
     if (capture_) {
       snapshot_.sync_total_pages = capture_->sync_total_pages();
       if (snapshot_.tracker == "none") snapshot_.tracker = capture_->tracker_name();
-      snapshot_.stretched_epochs = capture_->stretched_epochs();
     }
   }
   snapshot_changed_.notify_all();

@@ -72,6 +72,7 @@ class Ship {
   void on_stopped(Time now);
   Status on_frame(const ckpt::FrameView& frame);
   Status on_session_frame(const ckpt::FrameView& frame, Time now);
+  void on_epoch(const EpochSample& sample);
   void tick(Time now);
   void carry_out(const Actions& actions);
   void carry_out(const Action& action);
@@ -102,6 +103,7 @@ class Ship {
   std::optional<Time> close_at_;
   Time next_tick_{};
   Time last_ack_{};
+  std::array<uint64_t, kEpochReasons.size()> epochs_by_reason_{};
   std::thread arbiter_thread_;
 
   std::atomic<ckpt::Link*> wake_link_{nullptr};

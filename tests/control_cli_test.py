@@ -41,6 +41,12 @@ class CommandLine(unittest.TestCase):
         for epoch in ("1ms", "2s", "25", "-25ms", "soon"):
             self.refused(run("protect", "vm1", "--peer", "b", f"--epoch={epoch}"), USAGE, "--epoch", epoch)
 
+    def test_a_pace_out_of_range_is_usage(self):
+        for flag, values in {"--latency-target": ("2s", "3"), "--epoch-min": ("100us", "2s", "2"),
+                             "--max-slowdown": ("10", "-1%", "95%", "%", "nan%")}.items():
+            for value in values:
+                self.refused(run("protect", "vm1", "--peer", "b", f"{flag}={value}"), USAGE, flag)
+
     def test_no_daemon_is_told(self):
         self.refused(run("list"), FAILED, "/nonexistent/api.sock", "remusd serve")
 
@@ -132,7 +138,13 @@ class TwoDaemons(unittest.TestCase):
         self.assertEqual(self.a.run("status", "vm1").code, UNPROTECTED)
         self.refused(self.a.run("wait", "vm1", "--state", "protected", "--timeout", "5s"), UNPROTECTED)
         until(lambda: self.b.run("list", "--json").json["guests"] == [], "the replica is dropped")
-        self.done(self.a.run("protect", "vm1", "--peer", "b", "--epoch", "10ms", "--json"))
+        self.done(self.a.run("protect", "vm1", "--peer", "b", "--epoch", "10ms", "--latency-target", "6ms",
+                             "--epoch-min", "1500us", "--max-slowdown", "50%", "--json"))
+        paced = self.a.status("vm1")
+        keys = ("epoch_ms", "latency_target_ms", "epoch_min_ms", "max_slowdown")
+        self.assertEqual([paced[key] for key in keys], [10, 6, 1.5, 0.5])
+        self.assertEqual(set(paced["epochs_by_reason"]),
+                         {"interval", "output", "late", "slowdown", "staging"})
         self.assertEqual(self.a.status()["epoch_ms"], 10)
         self.done(self.a.run("stop", "vm1"))
         self.assertEqual(self.a.status()["state"], "stopped")

@@ -6,6 +6,7 @@
 #include "control/duration.h"
 #include "control/epoch_window.h"
 #include "control/exit_code.h"
+#include "control/pace.h"
 #include "control/toml_reader.h"
 
 namespace remusd::control {
@@ -50,6 +51,34 @@ TEST(EpochWindow, KeepsTheLastEpochsAndNoMore) {
   std::vector<double> pages = window.dirty_pages();
   EXPECT_EQ(quantile(&pages, 0), 10);
   EXPECT_EQ(quantile(&pages, 1), static_cast<double>(EpochWindow::kCapacity + 9));
+}
+
+TEST(Pace, IsTheConfigurationsUnlessTheCommandSaysOtherwise) {
+  Config config;
+  config.epoch_ms = 20;
+  config.max_slowdown_percent = 10;
+  auto pace = make_pace(config, nlohmann::json::object());
+  ASSERT_TRUE(pace.ok());
+  EXPECT_EQ(pace->interval, milliseconds(20));
+  EXPECT_EQ(pace->latency_target, milliseconds(0));
+  EXPECT_DOUBLE_EQ(pace->max_slowdown, 0.1);
+  pace = make_pace(config,
+                   {{"epoch_ms", 5}, {"latency_target_ms", 3.5}, {"epoch_min_ms", 1}, {"max_slowdown", 0}});
+  ASSERT_TRUE(pace.ok());
+  EXPECT_EQ(pace->interval, milliseconds(5));
+  EXPECT_EQ(pace->latency_target, microseconds(3500));
+  EXPECT_EQ(pace->epoch_min, milliseconds(1));
+  EXPECT_EQ(pace->max_slowdown, 0);
+}
+
+TEST(Pace, RefusesWhatIsOutOfRange) {
+  for (const char* arguments :
+       {R"({"epoch_ms":1})", R"({"epoch_ms":1001})", R"({"epoch_ms":"5ms"})", R"({"latency_target_ms":-1})",
+        R"({"epoch_min_ms":0.1})", R"({"max_slowdown":1})", R"({"max_slowdown":null})"}) {
+    const auto pace = make_pace(Config(), nlohmann::json::parse(arguments));
+    ASSERT_FALSE(pace.ok()) << arguments;
+    EXPECT_EQ(pace.status().code(), Code::invalid);
+  }
 }
 
 TEST(ExitCode, EachKindOfFailureHasItsOwn) {

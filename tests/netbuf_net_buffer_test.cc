@@ -12,6 +12,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <mutex>
 
 #include "ckpt/clock.h"
 #include "netbuf/net_buffer.h"
@@ -119,6 +120,32 @@ TEST_F(NetBufferTest, HoldsOutputUntilItsEpochIsReleased) {
   net_->seal(2);
   net_->release_through(2);
   EXPECT_EQ(seen_outside(), "two");
+}
+
+TEST_F(NetBufferTest, TellsOnceForEachEpochThatOutputWaits) {
+  start(false);
+  std::mutex mutex;
+  std::vector<uint64_t> told;
+  net_->watch_output([&](uint64_t epoch) {
+    const std::lock_guard lock(mutex);
+    told.push_back(epoch);
+  });
+  guest_sends("passes");
+  EXPECT_EQ(seen_outside(), "passes");
+  net_->hold(1);
+  guest_sends("one");
+  guest_sends("one again");
+  ASSERT_TRUE(held(2));
+  net_->seal(1);
+  net_->seal(2);
+  guest_sends("three");
+  ASSERT_TRUE(held(3));
+  net_->watch_output(nullptr);
+  EXPECT_EQ(told, (std::vector<uint64_t>{1, 3}));
+  net_->seal(3);
+  guest_sends("four");
+  ASSERT_TRUE(held(4));
+  EXPECT_EQ(told.size(), 2u) << "nobody watches any more";
 }
 
 TEST_F(NetBufferTest, InboundGoesStraightOnWhileOutputIsHeld) {

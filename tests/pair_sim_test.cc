@@ -200,7 +200,7 @@ class PairSim : public testing::Test {
     ours.node = "a";
     ours.peer = "b";
     ours.peer_address = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
-    ours.epoch_interval = milliseconds(10);
+    ours.pace = pace_;
     ours.heartbeat_lost = 50;  // the machine may be busy with other tests
     ours.arbiter_timeout = milliseconds(200);
     auto protection = primary::Protection::start(*guest_, definition_, *net_, *primary_arbiter_, ours,
@@ -256,6 +256,7 @@ class PairSim : public testing::Test {
   std::string directory_;
   guest::Definition definition_;
   guest::DriverOptions driver_;
+  primary::PaceOptions pace_{milliseconds(10)};
   std::unique_ptr<arbiter::Arbiter> arbiter_;
   std::optional<CutArbiter> primary_arbiter_, backup_arbiter_;
   std::unique_ptr<guest::Guest> guest_;
@@ -285,6 +286,17 @@ TEST_F(PairSim, NothingThatWasHeardIsTakenBackWhenTheReplicaTakesOver) {
   const uint64_t said = client_->from_primary;
   ASSERT_NO_FATAL_FAILURE(expect_replica_answers());
   EXPECT_EQ(client_->from_primary, said);
+}
+
+TEST_F(PairSim, OutputThatWaitsEndsEpochsEarly) {
+  pace_.interval = milliseconds(500);
+  pace_.latency_target = milliseconds(4);
+  pace_.epoch_min = milliseconds(1);
+  ASSERT_NO_FATAL_FAILURE(protect());
+  ASSERT_NO_FATAL_FAILURE(talk(20));
+  const auto reasons = protection_->snapshot().epochs_by_reason;
+  EXPECT_GE(reasons[static_cast<size_t>(EpochReason::output)], 15u);
+  EXPECT_EQ(client_->rolled_back, 0u);
 }
 
 TEST_F(PairSim, WhoeverWinsTheRaceIsHeardAndTheOtherIsNot) {

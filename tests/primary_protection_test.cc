@@ -172,7 +172,7 @@ class ProtectionTest : public ::testing::Test {
 
     options_.node = "a";
     options_.peer = "b";
-    options_.epoch_interval = milliseconds(10);
+    options_.pace.interval = milliseconds(10);
     // Wide, so that a busy machine is no loss; the tests of silence narrow it.
     options_.heartbeat_lost = 500;
     options_.staging_bytes = 4u << 20;
@@ -523,12 +523,15 @@ TEST_F(ProtectionTest, AGuestThatDirtiesMoreThanStagingHoldsIsStretchedAndStillP
   definition_ = {};
   memory_mib_ = 32;
   SetUp();
-  options_.epoch_interval = milliseconds(25);
+  options_.pace.interval = milliseconds(25);
   options_.staging_bytes = 2u << 20;  // two chunks: 512 pages, and some thousand are dirtied in an epoch
   backup();
   ASSERT_TRUE(protect().ok());
   ASSERT_TRUE(acks(10)) << protection_->snapshot().end.message();
-  EXPECT_GT(protection_->snapshot().stretched_epochs, 0u);
+  const auto reasons = protection_->snapshot().epochs_by_reason;
+  EXPECT_GT(
+      reasons[static_cast<size_t>(EpochReason::late)] + reasons[static_cast<size_t>(EpochReason::staging)],
+      0u);
   EXPECT_TRUE(backup_->seen().problem.ok()) << backup_->seen().problem.message();
   protection_->unprotect("enough");
   ASSERT_TRUE(reaches(State::unprotected));
