@@ -30,8 +30,8 @@ struct EpochSample {
   EpochReason reason = EpochReason::interval;
   Duration interval{};  // from the start of the pause before to the start of this one; 0 for the first
   // Phases of the pause, on the epoch thread. pause is the whole: from before the stop order to the answer to
-  // the resume order. save is the time still waited for device state after scan and copy.
-  Duration pause{}, stop{}, scan{}, copy{}, save{}, resume{};
+  // the resume order. resume begins when the last page is copied: the guest waits for its device state there.
+  Duration pause{}, stop{}, scan{}, copy{}, resume{};
   Duration encode{};           // on the ship thread, all frames of the epoch
   Duration wire{};             // first byte queued to the whole epoch handed to the kernel
   Duration ack{};              // commit frame queued to acknowledgement

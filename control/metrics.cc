@@ -31,8 +31,7 @@ const Histogram::BucketBoundaries kSeconds{0.00025, 0.0005, 0.00075, 0.001, 0.00
 const Histogram::BucketBoundaries kPages{1,    4,    16,   64,    128,   256,    512,
                                          1024, 2048, 4096, 16384, 65536, 262144, 1048576};
 
-constexpr std::array<const char*, 8> kPhases{"stop",   "scan",   "copy", "device",
-                                             "resume", "encode", "wire", "ack"};
+constexpr std::array<const char*, 7> kPhases{"stop", "scan", "copy", "resume", "encode", "wire", "ack"};
 
 }  // namespace
 
@@ -211,8 +210,8 @@ void VmMetrics::on_epoch(const EpochSample& sample) {
   s.pause.Observe(to_seconds(sample.pause));
   s.commit.Observe(to_seconds(sample.commit));
   s.dirty.Observe(static_cast<double>(sample.dirty_pages));
-  const std::array<Duration, kPhases.size()> phases{sample.stop,   sample.scan,   sample.copy, sample.save,
-                                                    sample.resume, sample.encode, sample.wire, sample.ack};
+  const std::array<Duration, kPhases.size()> phases{sample.stop,   sample.scan, sample.copy, sample.resume,
+                                                    sample.encode, sample.wire, sample.ack};
   for (size_t i = 0; i < phases.size(); ++i) s.phases[i]->Observe(to_seconds(phases[i]));
   s.raw.Increment(static_cast<double>(sample.raw_bytes));
   s.sent.Increment(static_cast<double>(sample.sent_bytes));

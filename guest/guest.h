@@ -7,9 +7,9 @@
 //
 // States of a Guest and what may be called:
 //
-//   running --pause()--> paused --save()--> paused --resume()--> running
+//   running --pause()--> paused --resume()--> running
 //
-// collect_dirty() and reading memory() are allowed in both. destroy() is allowed always and is final.
+// save(), collect_dirty() and reading memory() are allowed in both. destroy() is allowed always and is final.
 // Threads: the capture calls (pause, save, resume, collect_dirty, start_tracking, stop_tracking, base_stream)
 // belong to one thread at a time, the epoch thread. facts(), memory(), destroy() and take_events() may be
 // called from any thread.
@@ -69,12 +69,14 @@ class Guest {
   /// after this returns: a page that is written meanwhile is reported again by the next call.
   virtual Status collect_dirty(PageSet* dirty) = 0;
 
-  /// Stops all vCPUs; when it returns no instruction of the guest runs and no device writes its memory. May
-  /// set the saving of device state going, which then runs beside collect_dirty() and copying.
+  /// Stops all vCPUs; when it returns no instruction of the guest runs and no device writes its memory. Sets
+  /// the saving of device state going, which may run beside collect_dirty() and copying.
   virtual Status pause() = 0;
-  /// Device state of the paused guest. The span is valid until the next pause().
-  virtual Result<std::span<const std::byte>> save() = 0;
+  /// Lets it run again, once its device state is saved; the caller need not wait for that.
   virtual Status resume() = 0;
+  /// Device state as of the last pause(), before or after the resume(). The span is valid until the next
+  /// pause(). A state that could not be saved is told here, not by resume().
+  virtual Result<std::span<const std::byte>> save() = 0;
 
   /// What the backup needs once and not per epoch (ROM contents, for QEMU); opaque to the engine. May be
   /// called only while running; pauses the guest for some milliseconds and lets it run again.

@@ -150,7 +150,7 @@ Status Capture::first_sync() {
     // The standby's memory begins as zeros: only the first pass may skip a page that is zero.
     if (!copy(dirty_, 1, round == 1, &waited, &copied)) return stopped();
     sync_total_pages_ -= pages - copied;
-    flush();
+    flush(true);
     if (!staging_.wait_drained(kSyncBacklogChunks)) return stopped();
     if (pages < options_.sync_threshold_pages) break;
     if (!guest_goes_on()) return stopped();
@@ -169,7 +169,6 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
   if (slot == nullptr) return stopped();
   slot->epoch = number;
   slot->base.swap(base_);
-  slot->device.reserve(device_reserve_);
   EpochSample& sample = slot->sample;
   sample.epoch = number;
   Status status = precopy_.wanted() ? precopy(number, &sample, &waited) : Status();
@@ -187,19 +186,23 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
   }
 
   sample.reason = waited ? EpochReason::staging : reason;
-  Phase phase = Phase::running;
-  status = paused_part(number, slot, &phase);
-  // Half an epoch is worthless, but the guest must run on. After a driver's failure only destroy() is
-  // allowed.
-  if (phase == Phase::paused && unwinding_) {
-    const Status resumed = guest_.resume();
-    if (!resumed.ok()) finish(Ending::guest_error, resumed);
-  }
-  if (phase == Phase::sealed) {
-    staging_.put({Item::Kind::resumed, nullptr, slot});
-  } else {
+  bool paused = false;
+  status = paused_part(number, slot, &paused);
+  if (status.ok()) status = take_device_state(slot);
+  if (!status.ok()) {
+    // Half an epoch is worthless, but the guest must run on. After a driver's failure only destroy() is
+    // allowed.
+    if (paused && unwinding_) {
+      const Status resumed = guest_.resume();
+      if (!resumed.ok()) finish(Ending::guest_error, resumed);
+    }
     staging_.recycle(slot);
+    return status;
   }
+  pacer_.paused(slot->began, slot->began + sample.pause, sample.dirty_pages + sample.precopy_pages);
+  if (options_.precopy) precopy_.note(sample.precopy_pages, sample.dirty_pages);
+  flush(false);
+  staging_.put({Item::Kind::sealed, nullptr, slot});
   return status;
 }
 
@@ -207,15 +210,15 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
 Status Capture::precopy(uint64_t number, EpochSample* sample, bool* waited) {
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
   if (!copy(dirty_, number, false, waited, &sample->precopy_pages)) return stopped();
-  flush();
+  flush(true);
   return Status::ok_status();
 }
 
-Status Capture::paused_part(uint64_t number, EpochSlot* slot, Phase* phase) {
+Status Capture::paused_part(uint64_t number, EpochSlot* slot, bool* paused) {
   EpochSample& sample = slot->sample;
   const Time began = slot->began = Clock::now();
   REMUSD_TRY(guest_.pause());
-  *phase = Phase::paused;
+  *paused = true;
   const Time stopped_at = Clock::now();
   // What QEMU sent before its answer to the pause is in the socket already and belongs to this epoch.
   net_.seal(number);
@@ -223,31 +226,29 @@ Status Capture::paused_part(uint64_t number, EpochSlot* slot, Phase* phase) {
   const Time scanned = Clock::now();
   bool waited = false;
   if (!copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
-  flush();
   const Time copied = Clock::now();
-  REMUSD_ASSIGN(const std::span<const std::byte> device, guest_.save());
-  REMUSD_TRY(check_blob("device state", device.size()));
-  slot->device.assign(device.begin(), device.end());
-  if (waited) sample.reason = EpochReason::staging;
-  const Time saved = Clock::now();
-  staging_.put({Item::Kind::sealed, nullptr, slot});
-  *phase = Phase::sealed;
-  const Status status = guest_.resume();
+  REMUSD_TRY(guest_.resume());
+  *paused = false;
   const Time ended = Clock::now();
 
+  if (waited) sample.reason = EpochReason::staging;
   if (number > 1) sample.interval = began - began_;
   began_ = began;
   sample.stop = stopped_at - began;
   sample.scan = scanned - stopped_at;
   sample.copy = copied - scanned;
-  sample.save = saved - copied;
-  sample.resume = ended - saved;
+  sample.resume = ended - copied;
   sample.pause = ended - began;
-  sample.device_bytes = device.size();
-  pacer_.paused(began, ended, sample.dirty_pages + sample.precopy_pages);
-  if (options_.precopy) precopy_.note(sample.precopy_pages, sample.dirty_pages);
-  device_reserve_ = 2 * device.size();  // In the pause nothing shall be allocated.
-  return status;
+  return Status::ok_status();
+}
+
+/// The guest runs already; its driver kept the state of the pause.
+Status Capture::take_device_state(EpochSlot* slot) {
+  REMUSD_ASSIGN(const std::span<const std::byte> device, guest_.save());
+  REMUSD_TRY(check_blob("device state", device.size()));
+  slot->device.assign(device.begin(), device.end());
+  slot->sample.device_bytes = device.size();
+  return Status::ok_status();
 }
 
 /// Copies `pages` into chunks; full ones go to the ship thread at once. False when staging was stopped.
@@ -275,15 +276,15 @@ bool Capture::copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* w
       *copied += count;
       range.first += count;
       range.count -= count;
-      if (chunk_->pages == kChunkPages) flush();
+      if (chunk_->pages == kChunkPages) flush(true);
     }
   }
   return true;
 }
 
-void Capture::flush() {
+void Capture::flush(bool wake) {
   if (chunk_ == nullptr || chunk_->pages == 0) return;
-  staging_.put({Item::Kind::chunk, std::exchange(chunk_, nullptr)});
+  staging_.put({Item::Kind::chunk, std::exchange(chunk_, nullptr)}, wake);
 }
 
 /// Looks at what the guest did by itself. False when protection must end.

@@ -1,10 +1,9 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// The epoch thread: first sync, then pause, seal, scan, copy, save, resume, as the pacer says (pacer.h).
+// The epoch thread: first sync, then pause, seal, scan, copy, resume, save, as the pacer says (pacer.h).
 //
-// What is copied goes to the ship thread at once, and the sealed epoch before the guest is resumed: pages are
-// encoded and sent while the hypervisor still saves its devices, and the acknowledgement is under way while
-// it resumes.
+// The order to resume follows the last copied page at once, while the hypervisor may still be saving its
+// devices; what it saved is fetched when the guest runs again. Only full chunks are handed over in the pause.
 //
 // It ends when it is asked to, when staging is stopped, when the guest does something by itself that ends
 // protection, or when the driver fails. It always ends the same way: the guest runs again if it can, tracking
@@ -69,11 +68,11 @@ class Capture {
   Status first_sync();
   Status epoch(uint64_t number, EpochReason reason);
   Status precopy(uint64_t number, EpochSample* sample, bool* waited);
-  /// The pause itself; what it has reached when it fails is in *phase.
-  enum class Phase { running, paused, sealed };
-  Status paused_part(uint64_t number, EpochSlot* slot, Phase* phase);
+  /// The pause itself; *paused tells whether the guest still stands when it fails.
+  Status paused_part(uint64_t number, EpochSlot* slot, bool* paused);
+  Status take_device_state(EpochSlot* slot);
   bool copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* waited, uint64_t* copied);
-  void flush();
+  void flush(bool wake);
   std::optional<EpochReason> wait_due(uint64_t number);
   void on_output(uint64_t epoch);
   bool stop_asked();
@@ -90,7 +89,6 @@ class Capture {
   Pacer pacer_;
   Precopy precopy_;
   Time began_{};  // the last pause
-  size_t device_reserve_ = 0;
   PageSet dirty_;
   Chunk* chunk_ = nullptr;  // being filled
   bool base_wanted_ = true;

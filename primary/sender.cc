@@ -1,8 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "primary/sender.h"
 
-#include <algorithm>
-
 #include "ckpt/page_codec.h"
 
 namespace remusd::primary {
@@ -69,12 +67,6 @@ Sender::Step Sender::step(bool discard, Time now) {
     item_.reset();
     return kind == Item::Kind::holding ? Step::holding : Step::stopped;
   }
-  if (item_->kind == Item::Kind::resumed) {
-    item_->slot->resumed = true;
-    finish_slots();
-    item_.reset();
-    return Step::worked;
-  }
   if (item_->kind == Item::Kind::sealed && !told_sealed_) {
     told_sealed_ = true;
     epoch_ = item_->slot->epoch;
@@ -85,10 +77,7 @@ Sender::Step Sender::step(bool discard, Time now) {
 
 Sender::Step Sender::discard_item() {
   if (item_->chunk != nullptr) staging_.recycle(item_->chunk);
-  if (item_->slot != nullptr) {  // `resumed` still comes.
-    item_->slot->acked = item_->slot->discarded = true;
-    keep(item_->slot);
-  }
+  if (item_->slot != nullptr) staging_.recycle(item_->slot);
   item_.reset();
   return Step::worked;
 }
@@ -170,19 +159,15 @@ Sender::Step Sender::encode(Time now) {
   digest_.reset();
   pages_ = sent_bytes_ = 0;
   encode_time_ = {};
-  keep(slot);
-  return Step::committed;
-}
-
-void Sender::keep(EpochSlot* slot) {
   REMUSD_ASSERT(in_flight_count_ < in_flight_.size(), "as many epochs are in flight as there are slots");
   in_flight_[in_flight_count_++] = slot;
+  return Step::committed;
 }
 
 void Sender::note_wire(Time now) {
   for (size_t i = 0; i < in_flight_count_; ++i) {
     EpochSlot& slot = *in_flight_[i];
-    if (slot.wired || slot.acked || link_.stats().sent_bytes < slot.wire_mark) continue;
+    if (slot.wired || link_.stats().sent_bytes < slot.wire_mark) continue;
     slot.wired = true;
     slot.sample.wire = now - slot.first_queued;
   }
@@ -190,27 +175,16 @@ void Sender::note_wire(Time now) {
 
 void Sender::on_ack(uint64_t epoch, Time now) {
   note_wire(now);
-  for (size_t i = 0; i < in_flight_count_; ++i) {
-    EpochSlot& slot = *in_flight_[i];
-    if (slot.acked || slot.epoch > epoch) continue;
-    slot.acked = true;
-    if (!slot.wired) slot.sample.wire = now - slot.first_queued;
-    slot.sample.ack = now - slot.committed;
-    slot.sample.commit = now - slot.began;
-  }
-  finish_slots();
-}
-
-/// Tells the samples of epochs that are over on both threads, oldest first, and frees their slots.
-void Sender::finish_slots() {
   size_t done = 0;
-  for (; done < in_flight_count_ && in_flight_[done]->acked && in_flight_[done]->resumed; ++done) {
+  for (; done < in_flight_count_ && in_flight_[done]->epoch <= epoch; ++done) {
     EpochSlot* slot = in_flight_[done];
-    if (on_epoch_ && !slot->discarded) on_epoch_(slot->sample);
+    if (!slot->wired) slot->sample.wire = now - slot->first_queued;
+    slot->sample.ack = now - slot->committed;
+    slot->sample.commit = now - slot->began;
+    if (on_epoch_) on_epoch_(slot->sample);
     staging_.recycle(slot);
   }
-  std::copy(in_flight_.begin() + static_cast<ptrdiff_t>(done),
-            in_flight_.begin() + static_cast<ptrdiff_t>(in_flight_count_), in_flight_.begin());
+  for (size_t i = done; i < in_flight_count_; ++i) in_flight_[i - done] = in_flight_[i];
   in_flight_count_ -= done;
 }
 

@@ -60,8 +60,6 @@ class Sender {
   Step discard_item();
   Step encode(Time now);
   void encode_slot();  // its next frame; the last is COMMIT
-  void keep(EpochSlot* slot);
-  void finish_slots();
 
   ckpt::Link& link_;
   Staging& staging_;
@@ -84,7 +82,7 @@ class Sender {
   Duration encode_time_{};
   Time first_queued_{};
 
-  std::array<EpochSlot*, kMaxInFlight> in_flight_{};  // not acknowledged or not resumed; oldest first
+  std::array<EpochSlot*, kMaxInFlight> in_flight_{};  // oldest first
   size_t in_flight_count_ = 0;
 
   Time next_heartbeat_{};

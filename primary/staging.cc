@@ -25,7 +25,7 @@ Staging::Staging(Mapping memory, size_t chunks, std::function<void()> wake)
     : memory_(std::move(memory)),
       wake_(std::move(wake)),
       chunks_(chunks),
-      queue_(chunks + 2 * kMaxInFlight + kMarks) {
+      queue_(chunks + kMaxInFlight + kMarks) {
   std::byte* data = memory_.data();
   auto* numbers = reinterpret_cast<uint64_t*>(data + chunks * kChunkDataBytes);
   free_chunks_.reserve(chunks);
@@ -61,17 +61,17 @@ EpochSlot* Staging::acquire_slot(bool* waited) {
   free_slots_.pop_back();
   slot->base.clear();
   slot->sample = {};
-  slot->wired = slot->acked = slot->resumed = slot->discarded = false;
+  slot->wired = false;
   return slot;
 }
 
-void Staging::put(const Item& item) {
+void Staging::put(const Item& item, bool wake) {
   {
     const std::lock_guard lock(mutex_);
     REMUSD_ASSERT(queued_ < queue_.size(), "the queue has room for everything that exists");
     queue_[(head_ + queued_++) % queue_.size()] = item;
   }
-  wake_();
+  if (wake) wake_();
 }
 
 bool Staging::wait_drained(size_t chunks) {

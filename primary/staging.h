@@ -6,7 +6,8 @@
 //
 // At the bound acquire_chunk() waits: a pause or an interval is stretched, nothing grows and nothing is
 // dropped. Chunks are reused newest first, so that a small epoch stays in the processor's cache. One mutex
-// guards the lists; it is held for a few instructions only.
+// guards the lists; it is held for a few instructions only, and an epoch that fits into the chunk that its
+// thread already holds does not take it while the guest is paused.
 //
 // Threads: acquire_*, put, wait_drained: epoch thread. take, recycle: ship thread. stop, used_bytes: any.
 #pragma once
@@ -43,8 +44,7 @@ struct Chunk {
   std::span<std::byte> data;    // kChunkDataBytes
 };
 
-/// What an epoch has besides pages. The ship thread keeps it until the epoch is acknowledged and the guest
-/// resumed, whichever comes later. Until then each thread writes its own fields of `sample`.
+/// What an epoch has besides pages. The ship thread keeps it until the epoch is acknowledged.
 struct EpochSlot {
   uint64_t epoch = 0;
   Time began;                     // start of the pause
@@ -54,14 +54,13 @@ struct EpochSlot {
   Time committed;          // ship thread: COMMIT was queued
   uint64_t wire_mark = 0;  // ship thread: bytes queued on the link up to and with COMMIT
   Time first_queued;
-  bool wired = false, acked = false, resumed = false, discarded = false;  // ship thread
+  bool wired = false;
 };
 
 struct Item {
   enum class Kind {
     chunk,
-    sealed,   // slot: the epoch is whole, all its chunks came before; its sample is not yet
-    resumed,  // slot: the guest runs again and the sample tells how; comes once after each `sealed`
+    sealed,   // slot: the epoch is whole, all its chunks came before
     holding,  // output is held from here on
     stopped,  // the epoch thread has ended; nothing follows
   };
@@ -78,7 +77,7 @@ class Staging {
   /// Waits for a free one; null once stopped. *waited is set (never cleared) when there was none at once.
   Chunk* acquire_chunk(bool* waited);
   EpochSlot* acquire_slot(bool* waited);
-  void put(const Item& item);
+  void put(const Item& item, bool wake = true);
   /// Waits until at most `chunks` chunks are in use; false once stopped.
   bool wait_drained(size_t chunks);
 

@@ -145,7 +145,7 @@ Status QemuGuest::await_save() {
 }
 
 Result<std::span<const std::byte>> QemuGuest::save() {
-  REMUSD_ASSERT(phase_ == Phase::paused, "only a paused guest is saved");
+  REMUSD_ASSERT(device_file_.valid(), "device state is that of a pause");
   if (Status status = await_save(); !status.ok()) {
     return machine_->explain(status).with_context("save the device state");
   }
@@ -159,12 +159,13 @@ Result<std::span<const std::byte>> QemuGuest::save() {
 
 Status QemuGuest::resume() {
   REMUSD_ASSERT(phase_ == Phase::paused, "only a paused guest is resumed");
-  (void)await_save();  // Its answer comes first; what it says is save()'s to tell.
   {
     const auto lock = lock_pause_monitor();
     Qmp* qmp = pause_monitor();
+    // QEMU takes its commands in order: it goes on as soon as it has saved, without another word from here.
     if (Status status = qmp->write(sends_ahead_ ? kLastByte : kCont); !status.ok())
       return machine_->explain(status);
+    if (std::exchange(save_outstanding_, false)) save_status_ = qmp->await_ok();
     if (Status status = qmp->await_ok(); !status.ok()) return machine_->explain(status);
     phase_ = Phase::running;
     if (sends_ahead_) {

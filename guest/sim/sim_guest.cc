@@ -124,14 +124,14 @@ Status SimGuest::pause() {
   const Lock lock(*this);
   if (destroyed_) return gone();
   paused_ = true;
+  machine_.save(&saved_);
   return {};
 }
 
 Result<std::span<const std::byte>> SimGuest::save() {
   const Lock lock(*this);
   if (destroyed_) return gone();
-  REMUSD_ASSERT(paused_, "device state is saved while the guest is paused");
-  machine_.save(&saved_);
+  REMUSD_ASSERT(!saved_.empty(), "device state is that of a pause");
   return std::span<const std::byte>(saved_);
 }
 
