@@ -11,6 +11,8 @@ namespace {
 // Small guests: room for their device state, which does not shrink with their memory.
 constexpr size_t kStagingFloorBytes = 8u << 20;
 
+constexpr uint64_t kFeatures = ckpt::kFeatureDelta;
+
 size_t default_staging_limit(size_t memory_bytes) {
   return memory_bytes + std::max(memory_bytes / 8, kStagingFloorBytes);
 }
@@ -59,6 +61,7 @@ Status Handshake::on_hello(const ckpt::FrameView& frame) {
   peer_ = theirs.node;
 
   ckpt::Hello ours;
+  ours.features = kFeatures;
   ours.session = theirs.session;
   ours.generation = theirs.generation;
   ours.node = options_.node;
@@ -69,6 +72,7 @@ Status Handshake::on_hello(const ckpt::FrameView& frame) {
     if (const Status status = admit_(vm_, peer_, theirs.generation); !status.ok()) return refuse(status);
   }
   generation_ = theirs.generation;
+  features_ = ours.features & theirs.features;
   step_ = Step::definition;
   return send(ckpt::FrameType::hello, ours);
 }

@@ -38,6 +38,7 @@ class Handshake {
   const std::string& vm() const { return vm_; }
   const std::string& peer() const { return peer_; }
   uint64_t generation() const { return generation_; }
+  uint64_t features() const { return features_; }  // those that both sides have
   /// What came with it, once done(). take_standby() may be called once.
   const guest::Definition& definition() const { return definition_; }
   std::unique_ptr<guest::Standby> take_standby() { return std::move(standby_); }
@@ -62,6 +63,7 @@ class Handshake {
   Status refusal_;
   std::string vm_, peer_;
   uint64_t generation_ = 0;
+  uint64_t features_ = 0;
   guest::Definition definition_;
   BootFiles files_;
   std::unique_ptr<guest::Standby> standby_;

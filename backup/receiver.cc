@@ -181,7 +181,8 @@ Status Receiver::on_handshake_frame(const ckpt::FrameView& frame) {
   if (handshake_.admitted() && core_.generation() == 0) core_.admitted(handshake_.generation());
   if (!handshake_.done()) return {};
   standby_ = handshake_.take_standby();
-  store_.emplace(standby_->memory(), handshake_.staging_limit_bytes());
+  store_.emplace(standby_->memory(), handshake_.staging_limit_bytes(),
+                 (handshake_.features() & ckpt::kFeatureDelta) != 0);
   const Time now = Clock::now();
   next_heartbeat_ = now;
   next_progress_ = now + kProgressInterval;

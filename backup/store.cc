@@ -22,7 +22,8 @@ std::string counts(const char* name, uint64_t committed, uint64_t counted) {
 
 }  // namespace
 
-Store::Store(std::span<std::byte> memory, size_t limit_bytes) : memory_(memory), limit_bytes_(limit_bytes) {
+Store::Store(std::span<std::byte> memory, size_t limit_bytes, bool deltas)
+    : memory_(memory), limit_bytes_(limit_bytes), deltas_(deltas) {
   REMUSD_ASSERT(memory.size() % kPageSize == 0, "memory is whole pages");
 }
 
@@ -40,7 +41,8 @@ Status Store::add(const ckpt::FrameView& frame) {
 Status Store::add_pages(const ckpt::FrameView& frame) {
   const uint64_t epoch = frame.header.epoch;
   uint32_t pages = 0;
-  if (Status status = ckpt::check_pages(frame.body, memory_.size() / kPageSize, &pages); !status.ok()) {
+  if (Status status = ckpt::check_pages(frame.body, memory_.size() / kPageSize, &pages, deltas_);
+      !status.ok()) {
     return status.with_context("epoch " + std::to_string(epoch));
   }
   if (epoch == 1) {
@@ -73,7 +75,7 @@ Status Store::add_blob(const ckpt::FrameView& frame) {
     open_.blob_bytes += part.total_bytes;
     blob_bytes_ += part.total_bytes;
   }
-  return (device ? open_.device : open_.base).add(part);
+  return device ? open_.device.add(part, deltas_ ? newest_device() : ckpt::View()) : open_.base.add(part);
 }
 
 Status Store::make_room(size_t bytes) {
@@ -155,6 +157,10 @@ void Store::settle(Staged* staged) {
   device_ = std::move(staged->device);
   if (staged->has_base) base_ = std::move(staged->base);
   applied_ = staged->epoch;
+}
+
+std::span<const std::byte> Store::newest_device() const {
+  return staged_epochs_.empty() ? device_ : staged_epochs_.back().device;
 }
 
 std::span<const std::byte> Store::device() const {

@@ -32,8 +32,9 @@ namespace remusd::backup {
 
 class Store {
  public:
-  /// `memory` is the image: zeroed, a multiple of kPageSize, and outlives the Store.
-  Store(std::span<std::byte> memory, size_t limit_bytes);
+  /// `memory` is the image: zeroed, a multiple of kPageSize, and outlives the Store. `deltas`: they were
+  /// agreed on; otherwise they are refused.
+  Store(std::span<std::byte> memory, size_t limit_bytes, bool deltas = false);
 
   /// A PAGES, DEVICE or BASE frame. `corrupt` for bytes that cannot be trusted or an epoch out of order,
   /// `exhausted` for an epoch beyond the limit. After a failure only drop_open() and applying are allowed.
@@ -85,9 +86,12 @@ class Store {
   Status make_room(size_t bytes);
   Status check(const ckpt::Commit& commit) const;
   void settle(Staged* staged);
+  /// The device state of the newest staged epoch, which the next one's deltas are taken against.
+  std::span<const std::byte> newest_device() const;
 
   std::span<std::byte> memory_;
   const size_t limit_bytes_;
+  const bool deltas_;
   FrameFifo fifo_;
   Open open_;
   std::deque<Staged> staged_epochs_;

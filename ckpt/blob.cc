@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "ckpt/blob_delta.h"
 #include "ckpt/records.h"
 #include "ckpt/wire.h"
 
@@ -76,7 +77,7 @@ Status decode_blob_part(const BlobPart& part, std::span<std::byte> blob) {
   return {};
 }
 
-Status BlobAssembler::add(const BlobPart& part) {
+Status BlobAssembler::add(const BlobPart& part, View base) {
   if (part.total_bytes > kMaxBlobBytes) return refuse("total_bytes is too large");
   if (!started_) {
     if (part.offset != 0) return refuse("the first part does not begin at 0");
@@ -95,8 +96,10 @@ Status BlobAssembler::add(const BlobPart& part) {
   if (part.raw_bytes > kMaxBlobPartBytes || part.raw_bytes > total_ - received_)
     return refuse("a part reaches past its blob");
   if (part.raw_bytes == 0 && total_ != 0) return refuse("an empty part");
+  const bool delta = part.encoding == PageEncoding::delta || part.encoding == PageEncoding::delta_lz4;
+  if (delta && base.empty()) return refuse("a delta where none is due");
   blob_.resize(received_ + part.raw_bytes);
-  REMUSD_TRY(decode_blob_part(part, blob_));
+  REMUSD_TRY(delta ? decode_delta_part(part, base, blob_) : decode_blob_part(part, blob_));
   received_ += part.raw_bytes;
   return {};
 }

@@ -38,8 +38,10 @@ struct EpochSample {
   Duration commit{};           // start of the pause to acknowledgement
   uint64_t dirty_pages = 0;    // copied in the pause
   uint64_t precopy_pages = 0;  // copied before it, while the guest ran
+  uint64_t same_pages = 0;     // dirty, but the backup had their content: not sent
+  uint64_t delta_pages = 0;    // sent as what changed in them
   uint64_t device_bytes = 0;
-  uint64_t raw_bytes = 0;   // pages and blobs before encoding
+  uint64_t raw_bytes = 0;   // dirty pages and blobs before anything was left out or encoded
   uint64_t sent_bytes = 0;  // frames on the wire
 };
 

@@ -53,8 +53,11 @@ constexpr bool is_known(uint16_t type) {
   return number >= 1 && number <= ((type & kOptionalBit) != 0 ? 2 : 14);
 }
 
-/// How one page is encoded in a PAGES frame. 16 and above are kept for deltas.
-enum class PageEncoding : uint8_t { zero = 0, raw = 1, lz4 = 2 };
+/// Feature bits of HELLO.
+inline constexpr uint64_t kFeatureDelta = 1u << 0;  // delta and delta_lz4 below, of pages and device state
+
+/// How one page is encoded in a PAGES frame, or a part of a blob. 16 and above only under kFeatureDelta.
+enum class PageEncoding : uint8_t { zero = 0, raw = 1, lz4 = 2, delta = 16, delta_lz4 = 17 };
 
 struct FrameHeader {
   uint32_t magic = kMagic;
@@ -74,7 +77,7 @@ static_assert(offsetof(FrameHeader, checksum) == 32);
 /// One entry of the table at the start of a PAGES body; the payloads follow in the same order.
 struct PageEntry {
   uint64_t page = 0;
-  uint32_t payload_bytes = 0;  // 0 for zero, 4096 for raw, 1..4095 for lz4
+  uint32_t payload_bytes = 0;  // 0 for zero, 4096 for raw, 1..4095 for the others
   uint8_t encoding = 0;        // PageEncoding
   uint8_t reserved[3] = {0, 0, 0};
 };

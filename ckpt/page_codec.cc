@@ -10,6 +10,7 @@
 #include <cstring>
 #include <string>
 
+#include "ckpt/delta.h"
 #include "ckpt/wire.h"
 
 namespace remusd::ckpt {
@@ -19,6 +20,12 @@ constexpr size_t kCountBytes = 8;
 
 Status refuse(const std::string& why) {
   return {Code::corrupt, "PAGES record: " + why};
+}
+
+constexpr const char* kNotAPage = "does not decompress to one page";
+constexpr const char* kNotADelta = "does not hold one delta";
+Status refuse(const char* why, uint64_t page) {
+  return refuse("page " + std::to_string(page) + " " + why);
 }
 
 /// The C library compares with the widest loads that this processor has, and stops at the first difference.
@@ -38,9 +45,28 @@ uint32_t count_of(View body) {
   return count;
 }
 
-bool decompress_page(const std::byte* payload, uint32_t payload_bytes, std::byte* page) {
-  return LZ4_decompress_safe(reinterpret_cast<const char*>(payload), reinterpret_cast<char*>(page),
-                             static_cast<int>(payload_bytes), kPageSize) == static_cast<int>(kPageSize);
+/// The size of what was decompressed, at most `room` bytes; negative when it is no lz4 block, or larger.
+int decompress(View payload, std::byte* out, size_t room) {
+  return LZ4_decompress_safe(reinterpret_cast<const char*>(payload.data()), reinterpret_cast<char*>(out),
+                             static_cast<int>(payload.size()), static_cast<int>(room));
+}
+
+/// The size of the lz4 block, 0 when it would be larger than `most`.
+size_t compress(View plain, size_t most, std::byte* out) {
+  return static_cast<size_t>(LZ4_compress_default(reinterpret_cast<const char*>(plain.data()),
+                                                  reinterpret_cast<char*>(out),
+                                                  static_cast<int>(plain.size()), static_cast<int>(most)));
+}
+
+/// The delta of a payload, checked; empty when it is none. What was compressed is put into `scratch`, of
+/// kMaxDeltaBytes.
+View delta_of(PageEncoding encoding, View payload, std::byte* scratch) {
+  View delta = payload;
+  if (encoding == PageEncoding::delta_lz4) {
+    const int size = decompress(payload, scratch, kMaxDeltaBytes);
+    delta = {scratch, static_cast<size_t>(std::max(size, 0))};
+  }
+  return check_delta(delta) ? delta : View();
 }
 
 /// True when count, table and payloads lie inside the body: what the decoders need so as not to read past it.
@@ -52,9 +78,70 @@ bool fits(View body, uint32_t count) {
   return payload_bytes == body.size() - kCountBytes - count * sizeof(PageEntry);
 }
 
+// Below this lz4 costs more time than the bytes are worth.
+constexpr size_t kCompressFrom = 256;
+// A delta above this may well be larger than the page in lz4: that is tried instead of lz4 on the delta.
+constexpr size_t kSparseBytes = kPageSize / 2;
+
+struct Scratch {
+  std::array<std::byte, kDeltaRoomBytes> delta;
+  std::array<std::byte, kPageSize> packed;
+};
+
+struct Choice {
+  PageEncoding encoding = PageEncoding::zero;
+  View payload;  // in the page itself or in the scratch
+};
+
+/// Zero, lz4 or raw.
+Choice encode_whole(const std::byte* page, Scratch* scratch) {
+  if (is_zero(page)) return {};
+  if (const size_t size = compress({page, kPageSize}, kPageSize - 1, scratch->packed.data()); size > 0)
+    return {PageEncoding::lz4, std::span(scratch->packed).first(size)};
+  return {PageEncoding::raw, {page, kPageSize}};
+}
+
+/// A page whose delta against what the backup has takes `size` bytes, in the scratch where that is less than
+/// a page. lz4 runs once at most.
+Choice encode_changed(const std::byte* page, size_t size, Scratch* scratch) {
+  if (size >= kPageSize) return encode_whole(page, scratch);
+  const Choice delta{PageEncoding::delta, std::span(scratch->delta).first(size)};
+  if (size < kCompressFrom) return delta;
+  if (is_zero(page)) return {};
+  std::byte* packed = scratch->packed.data();
+  if (size > kSparseBytes) {
+    const size_t whole = compress({page, kPageSize}, size - 1, packed);
+    return whole > 0 ? Choice{PageEncoding::lz4, {packed, whole}} : delta;
+  }
+  // The receiver has to unpack it: for an eighth and more.
+  const size_t less = compress(delta.payload, size - size / 8, packed);
+  return less > 0 ? Choice{PageEncoding::delta_lz4, {packed, less}} : delta;
+}
+
+void count(PageEncoding encoding, PageCounts* counts) {
+  switch (encoding) {
+    case PageEncoding::zero:
+      ++counts->zero;
+      break;
+    case PageEncoding::raw:
+      ++counts->raw;
+      break;
+    case PageEncoding::lz4:
+      ++counts->lz4;
+      break;
+    case PageEncoding::delta:
+      ++counts->delta;
+      break;
+    case PageEncoding::delta_lz4:
+      ++counts->delta_lz4;
+      break;
+  }
+}
+
 }  // namespace
 
-PageCounts encode_pages(std::span<const uint64_t> pages, std::span<const std::byte> data, Bytes* out) {
+PageCounts encode_pages(std::span<const uint64_t> pages, std::span<const std::byte> data, Bytes* out,
+                        Shadow* shadow, bool keep_new) {
   REMUSD_ASSERT(!pages.empty() && pages.size() <= kMaxPagesPerFrame, "the caller cuts page sets into frames");
   REMUSD_ASSERT(data.size() == pages.size() * kPageSize, "one page of data for each number");
   const size_t start = out->size();
@@ -66,34 +153,44 @@ PageCounts encode_pages(std::span<const uint64_t> pages, std::span<const std::by
   out->resize(table + pages.size() * sizeof(PageEntry));
 
   PageCounts counts;
-  std::array<std::byte, kPageSize> compressed;
+  Scratch scratch;
+  size_t entries = 0;
   for (size_t i = 0; i < pages.size(); ++i) {
     const std::byte* page = data.data() + i * kPageSize;
+    Choice choice;
+    if (std::byte* known = shadow != nullptr ? shadow->find(pages[i]) : nullptr; known != nullptr) {
+      const size_t size = encode_delta(known, page, kPageSize - 1, scratch.delta.data());
+      if (size == 0) {
+        ++counts.same;
+        continue;
+      }
+      choice = encode_changed(page, size, &scratch);
+    } else {
+      choice = encode_whole(page, &scratch);
+      if (std::byte* copy = shadow != nullptr && keep_new ? shadow->insert(pages[i]) : nullptr;
+          copy != nullptr)
+        std::memcpy(copy, page, kPageSize);
+    }
+    count(choice.encoding, &counts);
     PageEntry entry;
     entry.page = pages[i];
-    if (is_zero(page)) {
-      entry.encoding = static_cast<uint8_t>(PageEncoding::zero);
-      ++counts.zero;
-    } else if (const int size = LZ4_compress_default(
-                   reinterpret_cast<const char*>(page), reinterpret_cast<char*>(compressed.data()),
-                   static_cast<int>(kPageSize), static_cast<int>(kPageSize - 1));
-               size > 0) {
-      entry.encoding = static_cast<uint8_t>(PageEncoding::lz4);
-      entry.payload_bytes = static_cast<uint32_t>(size);
-      put_bytes(std::span(compressed).first(size), out);
-      ++counts.lz4;
-    } else {
-      entry.encoding = static_cast<uint8_t>(PageEncoding::raw);
-      entry.payload_bytes = kPageSize;
-      put_bytes({page, kPageSize}, out);
-      ++counts.raw;
-    }
-    std::memcpy(out->data() + table + i * sizeof entry, &entry, sizeof entry);
+    entry.encoding = static_cast<uint8_t>(choice.encoding);
+    entry.payload_bytes = static_cast<uint32_t>(choice.payload.size());
+    put_bytes(choice.payload, out);
+    std::memcpy(out->data() + table + entries++ * sizeof entry, &entry, sizeof entry);
+  }
+  if (entries < pages.size()) {
+    // The table turned out shorter: the payloads move up to it.
+    const auto gap = out->begin() + static_cast<ptrdiff_t>(table + entries * sizeof(PageEntry));
+    out->erase(gap, gap + static_cast<ptrdiff_t>((pages.size() - entries) * sizeof(PageEntry)));
+    const auto left = static_cast<uint32_t>(entries);
+    std::memcpy(out->data() + start, &left, sizeof left);
+    if (entries == 0) out->resize(start);
   }
   return counts;
 }
 
-Status check_pages(View body, uint64_t memory_pages, uint32_t* pages) {
+Status check_pages(View body, uint64_t memory_pages, uint32_t* pages, bool deltas) {
   *pages = 0;
   if (body.size() < kCountBytes) return refuse("count is cut off");
   const uint32_t count = count_of(body);
@@ -127,6 +224,11 @@ Status check_pages(View body, uint64_t memory_pages, uint32_t* pages) {
       case PageEncoding::lz4:
         sized = entry.payload_bytes >= 1 && entry.payload_bytes < kPageSize;
         break;
+      case PageEncoding::delta:
+      case PageEncoding::delta_lz4:
+        if (!deltas) return refuse(which() + " is a delta, which was not agreed on");
+        sized = entry.payload_bytes >= 1 && entry.payload_bytes < kPageSize;
+        break;
       default:
         return refuse(which() + " has unknown encoding " + std::to_string(entry.encoding));
     }
@@ -145,25 +247,35 @@ Status check_pages(View body, uint64_t memory_pages, uint32_t* pages) {
 Status apply_pages(View body, std::span<std::byte> memory) {
   const uint32_t count = count_of(body);
   REMUSD_ASSERT(fits(body, count), "check_pages accepted this body");
-  const std::byte* payload = body.data() + kCountBytes + count * sizeof(PageEntry);
+  std::array<std::byte, kMaxDeltaBytes> scratch;
+  View payloads = body.subspan(kCountBytes + count * sizeof(PageEntry));
   for (uint32_t i = 0; i < count; ++i) {
     const PageEntry entry = entry_at(body, i);
     REMUSD_ASSERT(entry.page < memory.size() / kPageSize, "check_pages accepted this body for this memory");
     std::byte* page = memory.data() + entry.page * kPageSize;
-    switch (static_cast<PageEncoding>(entry.encoding)) {
+    const View payload = payloads.first(entry.payload_bytes);
+    payloads = payloads.subspan(entry.payload_bytes);
+    const auto encoding = static_cast<PageEncoding>(entry.encoding);
+    switch (encoding) {
       case PageEncoding::zero:
         std::memset(page, 0, kPageSize);
         break;
       case PageEncoding::raw:
-        REMUSD_ASSERT(entry.payload_bytes == kPageSize, "check_pages accepted this body");
-        std::memcpy(page, payload, kPageSize);
+        REMUSD_ASSERT(payload.size() == kPageSize, "check_pages accepted this body");
+        std::memcpy(page, payload.data(), kPageSize);
         break;
       case PageEncoding::lz4:
-        if (!decompress_page(payload, entry.payload_bytes, page))
-          return refuse("page " + std::to_string(entry.page) + " does not decompress to one page");
+        if (decompress(payload, page, kPageSize) != static_cast<int>(kPageSize))
+          return refuse(kNotAPage, entry.page);
         break;
+      case PageEncoding::delta:
+      case PageEncoding::delta_lz4: {
+        const View delta = delta_of(encoding, payload, scratch.data());
+        if (delta.empty()) return refuse(kNotADelta, entry.page);
+        apply_delta(delta.data(), page);
+        break;
+      }
     }
-    payload += entry.payload_bytes;
   }
   return {};
 }
@@ -171,14 +283,19 @@ Status apply_pages(View body, std::span<std::byte> memory) {
 Status verify_pages(View body) {
   const uint32_t count = count_of(body);
   REMUSD_ASSERT(fits(body, count), "check_pages accepted this body");
-  std::array<std::byte, kPageSize> scratch;
-  const std::byte* payload = body.data() + kCountBytes + count * sizeof(PageEntry);
+  std::array<std::byte, kMaxDeltaBytes> scratch;
+  View payloads = body.subspan(kCountBytes + count * sizeof(PageEntry));
   for (uint32_t i = 0; i < count; ++i) {
     const PageEntry entry = entry_at(body, i);
-    if (static_cast<PageEncoding>(entry.encoding) == PageEncoding::lz4 &&
-        !decompress_page(payload, entry.payload_bytes, scratch.data()))
-      return refuse("page " + std::to_string(entry.page) + " does not decompress to one page");
-    payload += entry.payload_bytes;
+    const View payload = payloads.first(entry.payload_bytes);
+    payloads = payloads.subspan(entry.payload_bytes);
+    const auto encoding = static_cast<PageEncoding>(entry.encoding);
+    if (encoding == PageEncoding::lz4) {
+      if (decompress(payload, scratch.data(), kPageSize) != static_cast<int>(kPageSize))
+        return refuse(kNotAPage, entry.page);
+    } else if (encoding == PageEncoding::delta || encoding == PageEncoding::delta_lz4) {
+      if (delta_of(encoding, payload, scratch.data()).empty()) return refuse(kNotADelta, entry.page);
+    }
   }
   return {};
 }

@@ -157,8 +157,11 @@ Status decode(View body, BlobPart* record) {
     record->encoding = PageEncoding::raw;
     in.require(record->data.size() == record->raw_bytes, "data", "is not raw_bytes long");
   } else {
-    in.require(encoding == static_cast<uint32_t>(PageEncoding::lz4), "encoding", "is unknown");
-    record->encoding = PageEncoding::lz4;
+    in.require(encoding == static_cast<uint32_t>(PageEncoding::lz4) ||
+                   encoding == static_cast<uint32_t>(PageEncoding::delta) ||
+                   encoding == static_cast<uint32_t>(PageEncoding::delta_lz4),
+               "encoding", "is unknown");
+    record->encoding = static_cast<PageEncoding>(encoding);
     in.require(!record->data.empty() && record->data.size() < record->raw_bytes, "data",
                "is not smaller than raw_bytes");
   }

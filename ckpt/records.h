@@ -62,7 +62,7 @@ struct BlobPart {
   uint64_t total_bytes = 0;                   // of the whole blob, decoded
   uint64_t offset = 0;                        // of this part, decoded
   uint32_t raw_bytes = 0;                     // of this part, decoded; <= 1 MiB
-  PageEncoding encoding = PageEncoding::raw;  // raw or lz4
+  PageEncoding encoding = PageEncoding::raw;  // any but zero
   View data;                                  // into the frame
 };
 struct Commit {
@@ -122,14 +122,16 @@ Result<uint16_t> negotiate(const Hello& ours, const Hello& theirs);
 /// Call it from offset 0 until *next_offset == blob.size(); an empty blob is one empty part.
 /// `invalid` when the blob is larger than kMaxBlobBytes or `offset` lies outside it.
 Status append_blob_part(View blob, uint64_t offset, Bytes* out, uint64_t* next_offset);
-/// Writes raw_bytes at blob[offset]. REQUIRES: decode() accepted the part. The caller has sized the blob.
+/// Writes raw_bytes at blob[offset]; deltas are for decode_delta_part() (blob_delta.h).
+/// REQUIRES: decode() accepted the part. The caller has sized the blob.
 Status decode_blob_part(const BlobPart& part, std::span<std::byte> blob);
 
 /// Collects the parts of one blob and checks order, gaps and total. After a failure only reset() helps.
 /// reset() keeps the memory for the next blob; take() gives it away.
 class BlobAssembler {
  public:
-  Status add(const BlobPart& part);
+  /// `base` is the blob that deltas are taken against; empty: they are refused.
+  Status add(const BlobPart& part, View base = {});
   bool complete() const { return started_ && received_ == total_; }
   const Bytes& blob() const { return blob_; }
   Bytes take();

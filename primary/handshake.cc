@@ -167,6 +167,7 @@ Status Handshake::on_hello(const ckpt::Hello& theirs) {
     return Status(Code::unsafe, "the peer calls itself '" + theirs.node + "', not '" + config_.peer +
                                     "': check the peer's address and both nodes' names");
   }
+  features_ = config_.hello.features & theirs.features;
   step_ = Step::definition;
   sent_ = false;
   return Status::ok_status();

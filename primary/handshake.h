@@ -50,6 +50,8 @@ class Handshake {
   bool agreed() const { return step_ >= Step::definition; }
   bool ready() const { return step_ == Step::ready; }
   const ckpt::Ready& limits() const { return limits_; }
+  /// Those that both sides have, once agreed().
+  uint64_t features() const { return features_; }
 
  private:
   enum class Step { hello, definition, files, facts, ready };
@@ -64,6 +66,7 @@ class Handshake {
   size_t file_ = 0;             // of wanted_
   uint64_t offset_ = 0;
   ckpt::Ready limits_;
+  uint64_t features_ = 0;
 };
 
 }  // namespace remusd::primary

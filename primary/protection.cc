@@ -64,6 +64,9 @@ Status check_options(const Options& options) {
     return Status(Code::invalid,
                   "protect: staging_bytes must be at least " + std::to_string(kMinChunks * kChunkDataBytes));
   }
+  if (options.shadow_bytes > 0 && options.shadow_bytes < kPageSize) {
+    return Status(Code::invalid, "protect: shadow_bytes must be 0 or at least " + std::to_string(kPageSize));
+  }
   if (options.link.send_queue_bytes < 2 * size_t{ckpt::kMaxBodyBytes}) {
     return Status(Code::invalid, "protect: the send queue must hold at least " +
                                      std::to_string(2 * size_t{ckpt::kMaxBodyBytes}) + " bytes");
@@ -104,6 +107,7 @@ Result<std::unique_ptr<Protection>> Protection::start(guest::Guest& guest,
   handshake.facts = guest::to_json(guest.facts());
   handshake.peer = options.peer;
   handshake.memory_bytes = guest.memory().size();
+  handshake.hello.features = options.shadow_bytes > 0 ? ckpt::kFeatureDelta : 0;
   handshake.hello.session = make_session_id();
   handshake.hello.node = options.node;
   handshake.hello.vm = definition.name;

@@ -38,6 +38,7 @@ struct Options {
   Duration handshake_timeout = std::chrono::seconds(60);  // the peer starts its standby meanwhile
   Duration arbiter_timeout = std::chrono::seconds(2);
   size_t staging_bytes = 128u << 20;  // copies of dirty pages waiting to be shipped
+  size_t shadow_bytes = 128u << 20;   // copies of what the backup has, for deltas; 0: no deltas
   ckpt::LinkOptions link;
   uint64_t sync_threshold_pages = 2048;  // first sync: stop for the first checkpoint below this
   int sync_rounds = 8;                   // or after so many passes
@@ -54,7 +55,8 @@ struct Snapshot {
   Time last_ack{};
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};  // acknowledged ones
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
-  uint64_t memory_bytes = 0;  // what this protection holds beyond the guest's own, at most: staging and link
+  uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;
+  uint64_t memory_bytes = 0;  // what this protection holds beyond the guest's own, at most
   std::string tracker;
   std::string note;  // why an order was not followed, or what the arbiter said last; empty: nothing
 };

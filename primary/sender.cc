@@ -1,8 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "primary/sender.h"
 
-#include "ckpt/page_codec.h"
-
 namespace remusd::primary {
 namespace {
 
@@ -91,8 +89,11 @@ void Sender::encode_slot() {
     return;
   }
   if (!device_done_) {  // Every epoch has one, even an empty one.
-    REMUSD_ASSERT(ckpt::append_blob_part(slot.device, device_offset_, &body_, &device_next_).ok(),
-                  "the blob is in bounds");
+    const Status status =
+        shadow_pages_ != nullptr
+            ? device_history_.append_part(slot.device, device_offset_, &body_, &device_next_)
+            : ckpt::append_blob_part(slot.device, device_offset_, &body_, &device_next_);
+    REMUSD_ASSERT(status.ok(), "the blob is in bounds");
     body_type_ = FrameType::device;
     return;
   }
@@ -106,6 +107,17 @@ void Sender::encode_slot() {
   body_type_ = FrameType::commit;
 }
 
+void Sender::finish_chunk() {
+  body_ready_ = false;
+  captured_pages_ += item_->chunk->pages;
+  pages_ += body_counts_.total();
+  same_pages_ += body_counts_.same;
+  delta_pages_ += body_counts_.delta + body_counts_.delta_lz4;
+  if (item_->chunk->epoch == 1) sync_sent_pages_ += item_->chunk->pages;
+  staging_.recycle(item_->chunk);
+  item_.reset();
+}
+
 Sender::Step Sender::encode(Time now) {
   const uint64_t epoch = item_->chunk != nullptr ? item_->chunk->epoch : item_->slot->epoch;
   if (!body_ready_) {
@@ -117,13 +129,22 @@ Sender::Step Sender::encode(Time now) {
     device_next_ = device_offset_;
     if (item_->chunk != nullptr) {
       const Chunk& chunk = *item_->chunk;
-      ckpt::encode_pages(chunk.numbers.first(chunk.pages), chunk.data.first(chunk.pages * kPageSize), &body_);
+      // Most pages of the first sync are never written again: only those of later epochs are kept.
+      body_counts_ = ckpt::encode_pages(chunk.numbers.first(chunk.pages),
+                                        chunk.data.first(chunk.pages * kPageSize), &body_, shadow_pages_,
+                                        /*keep_new=*/epoch > 1);
       body_type_ = FrameType::pages;
     } else {
       encode_slot();
     }
     encode_time_ += Clock::now() - began;
     body_ready_ = true;
+  }
+  if (body_.empty()) {  // The backup has every page of the chunk already.
+    REMUSD_ASSERT(item_->chunk != nullptr && body_counts_.same == item_->chunk->pages,
+                  "only pages are left out");
+    finish_chunk();
+    return Step::worked;
   }
   uint64_t checksum = 0;
   if (!append(body_type_, epoch, body_, &checksum).ok()) return Step::blocked;
@@ -134,10 +155,7 @@ Sender::Step Sender::encode(Time now) {
   if (body_type_ != FrameType::commit) {
     digest_.add(checksum);
     if (item_->chunk != nullptr) {
-      pages_ += item_->chunk->pages;
-      if (epoch == 1) sync_sent_pages_ += item_->chunk->pages;
-      staging_.recycle(item_->chunk);
-      item_.reset();
+      finish_chunk();
     } else {
       base_offset_ = base_next_;
       device_offset_ = device_next_;
@@ -153,11 +171,13 @@ Sender::Step Sender::encode(Time now) {
   slot->wire_mark = queued_bytes_;
   EpochSample& sample = slot->sample;
   sample.encode = encode_time_;
-  sample.raw_bytes = pages_ * kPageSize + slot->device.size() + slot->base.size();
+  sample.raw_bytes = captured_pages_ * kPageSize + slot->device.size() + slot->base.size();
+  sample.same_pages = same_pages_;
+  sample.delta_pages = delta_pages_;
   sample.sent_bytes = sent_bytes_;
   last_digest_ = digest_.value();
   digest_.reset();
-  pages_ = sent_bytes_ = 0;
+  pages_ = sent_bytes_ = captured_pages_ = same_pages_ = delta_pages_ = 0;
   encode_time_ = {};
   REMUSD_ASSERT(in_flight_count_ < in_flight_.size(), "as many epochs are in flight as there are slots");
   in_flight_[in_flight_count_++] = slot;

@@ -11,7 +11,9 @@
 #include <optional>
 #include <string>
 
+#include "ckpt/blob_delta.h"
 #include "ckpt/link.h"
+#include "ckpt/page_codec.h"
 #include "ckpt/records.h"
 #include "primary/staging.h"
 
@@ -24,6 +26,10 @@ class Sender {
 
   /// Everything that is sent from now on is also written to `path`, as the peer sees it.
   Status record_to(const std::string& path);
+
+  /// Deltas were agreed on: from now on pages go as what changed against `shadow`, which must outlive the
+  /// Sender. Before the first epoch.
+  void use_deltas(ckpt::Shadow* shadow) { shadow_pages_ = shadow; }
 
   /// One frame outside the epochs. `exhausted`: no room now.
   Status send(ckpt::FrameType type, uint64_t epoch, ckpt::View body);
@@ -60,6 +66,7 @@ class Sender {
   Step discard_item();
   Step encode(Time now);
   void encode_slot();  // its next frame; the last is COMMIT
+  void finish_chunk();
 
   ckpt::Link& link_;
   Staging& staging_;
@@ -71,6 +78,7 @@ class Sender {
   uint64_t base_offset_ = 0, device_offset_ = 0;
   ckpt::Bytes body_;  // encoded, not yet queued when body_ready_
   bool body_ready_ = false;
+  ckpt::PageCounts body_counts_;  // of a PAGES body
   ckpt::FrameType body_type_ = ckpt::FrameType::pages;
   uint64_t base_next_ = 0, device_next_ = 0;
 
@@ -79,8 +87,12 @@ class Sender {
   ckpt::EpochDigest digest_;
   uint64_t last_digest_ = 0;
   uint64_t pages_ = 0, sent_bytes_ = 0;
+  uint64_t captured_pages_ = 0, same_pages_ = 0, delta_pages_ = 0;
   Duration encode_time_{};
   Time first_queued_{};
+
+  ckpt::Shadow* shadow_pages_ = nullptr;  // null: no deltas
+  ckpt::BlobHistory device_history_;
 
   std::array<EpochSlot*, kMaxInFlight> in_flight_{};  // oldest first
   size_t in_flight_count_ = 0;

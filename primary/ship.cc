@@ -44,10 +44,16 @@ Ship::~Ship() {
 
 Status Ship::start() {
   REMUSD_ASSIGN(staging_, Staging::make(config_.options.staging_bytes, [this] { wake(); }));
+  if (config_.options.shadow_bytes > 0) {
+    REMUSD_ASSIGN(shadow_,
+                  ckpt::Shadow::make(guest_.memory().size() / kPageSize, config_.options.shadow_bytes));
+    snapshot_.shadow_limit_bytes = shadow_->limit_bytes();
+  }
   handshake_ = std::make_unique<Handshake>(std::move(config_.handshake));
   snapshot_.generation = config_.generation;
   snapshot_.memory_bytes = staging_->limit_bytes() + config_.options.link.send_queue_bytes +
-                           config_.options.link.receive_buffer_bytes + ckpt::kMaxBodyBytes;
+                           config_.options.link.receive_buffer_bytes + ckpt::kMaxBodyBytes +
+                           snapshot_.shadow_limit_bytes;
   snapshot_.staging_limit_bytes = staging_->limit_bytes();
   snapshot_.tracker = "none";
   thread_ = std::thread([this] { run(); });
@@ -267,6 +273,7 @@ Status Ship::on_frame(const ckpt::FrameView& frame) {
     REMUSD_TRY(handshake_->on_frame(frame));
     if (handshake_->agreed()) link_->reader().set_generation(config_.generation);
     if (handshake_->ready()) {
+      if (shadow_ && (handshake_->features() & ckpt::kFeatureDelta) != 0) sender_->use_deltas(&*shadow_);
       handshake_.reset();
       carry_out(core_.standby_ready(now));
     }
@@ -417,6 +424,7 @@ void Ship::publish() {
     snapshot_.last_ack = last_ack_;
     snapshot_.epochs_by_reason = epochs_by_reason_;
     snapshot_.staging_used_bytes = staging_->used_bytes();
+    if (shadow_) snapshot_.shadow_used_bytes = shadow_->used_bytes();
     if (sender_) {
       snapshot_.sync_sent_pages = sender_->sync_sent_pages();
       snapshot_.last_rtt_seconds = sender_->rtt_seconds();

@@ -93,6 +93,7 @@ class Ship {
   Core core_;
   std::unique_ptr<Handshake> handshake_;  // until READY
   std::unique_ptr<ckpt::Link> link_;      // from the connection to the end, also when it is closed
+  std::optional<ckpt::Shadow> shadow_;    // unless deltas are switched off
   std::unique_ptr<Sender> sender_;
   std::unique_ptr<Capture> capture_;
   ckpt::FrameType pending_type_ = ckpt::FrameType::hello;

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <optional>
 #include <random>
 
 #include "backup/store.h"
+#include "ckpt/blob_delta.h"
 #include "ckpt/page_codec.h"
 
 namespace remusd::backup {
@@ -38,7 +40,10 @@ Bytes random_bytes(std::mt19937& random, size_t size) {
 
 class Primary {
  public:
-  explicit Primary(uint32_t seed) : random_(seed), memory_(kPages * kPageSize) {}
+  /// With deltas against `shadow_slots` pages, none: without.
+  explicit Primary(uint32_t seed, size_t shadow_slots = 0) : random_(seed), memory_(kPages * kPageSize) {
+    if (shadow_slots > 0) shadow_.emplace(*ckpt::Shadow::make(kPages, shadow_slots * kPageSize));
+  }
 
   Epoch next(size_t frames, bool base = false) {
     Epoch epoch;
@@ -52,19 +57,36 @@ class Primary {
         const auto kind = random_() % 3;
         if (kind == 1) content = random_bytes(random_, kPageSize);
         if (kind == 2) std::fill_n(content.begin(), 100, static_cast<std::byte>(random_()));
+        if (shadow_ && random_() % 4 > 0) {
+          const auto old = memory_.begin() + static_cast<long>(page * kPageSize);
+          std::copy_n(old, kPageSize, content.begin());
+          for (auto writes = random_() % 50; writes > 0; --writes)
+            content[random_() % kPageSize] ^= std::byte{1};
+        }
         std::copy(content.begin(), content.end(), memory_.begin() + static_cast<long>(page * kPageSize));
         data.insert(data.end(), content.begin(), content.end());
       }
       Frame frame{FrameType::pages, {}};
-      ckpt::encode_pages(pages, data, &frame.body);
-      epoch.frames.push_back(std::move(frame));
+      const auto counts = ckpt::encode_pages(pages, data, &frame.body, shadow_ ? &*shadow_ : nullptr);
+      deltas_ += counts.delta + counts.delta_lz4;
+      if (!frame.body.empty()) epoch.frames.push_back(std::move(frame));
     }
     if (base) add_blob(FrameType::base, random_bytes(random_, 3000), &epoch);
-    epoch.device = random_bytes(random_, 1000 + random_() % 1000);
-    add_blob(FrameType::device, epoch.device, &epoch);
+    if (!shadow_ || device_.empty() || random_() % 4 == 0)
+      device_ = random_bytes(random_, 1000 + random_() % 1000);
+    device_[random_() % device_.size()] ^= std::byte{1};
+    epoch.device = device_;
+    if (shadow_) {
+      uint64_t offset = 0;
+      epoch.frames.push_back({FrameType::device, {}});
+      EXPECT_TRUE(history_.append_part(device_, 0, &epoch.frames.back().body, &offset).ok());
+    } else {
+      add_blob(FrameType::device, epoch.device, &epoch);
+    }
     epoch.memory = memory_;
     return epoch;
   }
+  uint64_t deltas() const { return deltas_; }
 
   static void add_blob(FrameType type, const Bytes& blob, Epoch* epoch) {
     uint64_t offset = 0;
@@ -77,13 +99,16 @@ class Primary {
 
  private:
   std::mt19937 random_;
-  Bytes memory_;
+  Bytes memory_, device_;
+  std::optional<ckpt::Shadow> shadow_;
+  ckpt::BlobHistory history_;
+  uint64_t deltas_ = 0;
 };
 
 /// Feeds a Store, with the sums a primary would make.
 class Feeder {
  public:
-  Feeder() : memory(kPages * kPageSize), store(memory, kLimit) {}
+  explicit Feeder(bool deltas = false) : memory(kPages * kPageSize), store(memory, kLimit, deltas) {}
 
   Status add(uint64_t epoch, const Frame& frame) {
     ckpt::FrameView view;
@@ -102,7 +127,7 @@ class Feeder {
           {reinterpret_cast<const char*>(frame.body.data()), frame.body.size()}));
       if (frame.type == FrameType::pages) {
         uint32_t pages = 0;
-        EXPECT_TRUE(ckpt::check_pages(frame.body, kPages, &pages).ok());
+        EXPECT_TRUE(ckpt::check_pages(frame.body, kPages, &pages, /*deltas=*/true).ok());
         commit.pages += pages;
         commit.raw_bytes += pages * kPageSize;
       } else {
@@ -330,6 +355,71 @@ TEST(BackupStore, AppliedInSlicesTheResultIsTheSame) {
     }
   }
   EXPECT_EQ(feeder.memory, images.back());
+}
+
+TEST(BackupStore, DeltasMakeEachEpochsImageHoweverFarApplyingLags) {
+  for (const size_t slots : {2u, 16u, 64u}) {
+    Primary primary(12, slots);
+    Feeder feeder(/*deltas=*/true);
+    ASSERT_TRUE(feeder.whole(1, primary.next(3, /*base=*/true)).ok());
+    std::mt19937 random(12);
+    for (uint64_t number = 2; number < 300; ++number) {
+      const Epoch epoch = primary.next(random() % 4);
+      const Status status = feeder.whole(number, epoch);
+      ASSERT_TRUE(status.ok()) << status.message();
+      if (random() % 4 > 0) continue;  // the next one's deltas come while this one is only staged
+      feeder.store.finish();
+      ASSERT_EQ(feeder.memory, epoch.memory);
+      ASSERT_TRUE(same(feeder.store.device(), epoch.device));
+    }
+    if (slots > 2) {
+      EXPECT_GT(primary.deltas(), 100u) << slots;
+    }
+  }
+}
+
+TEST(BackupStore, DeltasThatWereNotAgreedOnAreRefused) {
+  Primary primary(13, kPages);
+  Feeder feeder;
+  const Epoch first = primary.next(1);
+  ASSERT_TRUE(feeder.whole(1, first).ok());
+  Status status;
+  for (uint64_t number = 2; status.ok() && number < 50; ++number) {
+    feeder.store.finish();
+    const Bytes before = feeder.memory;
+    status = feeder.whole(number, primary.next(1));
+    if (!status.ok()) {
+      EXPECT_EQ(feeder.memory, before);
+    }
+  }
+  EXPECT_EQ(status.code(), Code::corrupt) << status.message();
+}
+
+TEST(BackupStore, AFrameWithADamagedDeltaIsRefusedWhole) {
+  Primary primary(14, kPages);
+  const Epoch first = primary.next(4), second = primary.next(2);
+  ASSERT_GT(primary.deltas(), 5u);
+  std::mt19937 random(14);
+  uint64_t at_once = 0;
+  for (int i = 0; i < 400; ++i) {
+    Feeder feeder(/*deltas=*/true);
+    ASSERT_TRUE(feeder.whole(1, first).ok());
+    Epoch damaged = second;
+    Bytes& body = damaged.frames[random() % damaged.frames.size()].body;
+    body[random() % body.size()] ^= static_cast<std::byte>(1 << random() % 8);
+    Status status;
+    for (const Frame& frame : damaged.frames) {
+      if (status.ok()) status = feeder.add(2, frame);
+    }
+    at_once += status.ok() ? 0 : 1;
+    if (status.ok()) status = feeder.commit(2, feeder.sums(second));
+    EXPECT_FALSE(status.ok());
+    feeder.store.drop_open();
+    feeder.store.finish();
+    ASSERT_EQ(feeder.memory, first.memory);
+    ASSERT_TRUE(same(feeder.store.device(), first.device));
+  }
+  EXPECT_GT(at_once, 20u) << "masks and lengths are found before the COMMIT";
 }
 
 TEST(BackupFrameFifo, KeepsFramesInOrderAndReusesItsChunks) {

@@ -5,12 +5,17 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <string>
 
+#include "ckpt/blob_delta.h"
 #include "ckpt/frame.h"
 #include "ckpt/page_codec.h"
 #include "ckpt/records.h"
@@ -44,7 +49,9 @@ Outcome verify(const Bytes& stream, const std::string& flags = "") {
 
 /// Writes a session as the primary would; hooks let a test do one thing wrong.
 struct Session {
-  Session() { writer.set_generation(5); }
+  explicit Session(bool with_deltas = false) : deltas(with_deltas), memory(kMemoryPages * kPageSize) {
+    writer.set_generation(5);
+  }
 
   void add(FrameType type, uint64_t epoch, View body) {
     const uint64_t checksum = writer.append(type, epoch, body, &stream);
@@ -61,10 +68,13 @@ struct Session {
   void add_blob(FrameType type, uint64_t epoch, size_t size) {
     Bytes blob(size);
     for (size_t i = 0; i < size; ++i) blob[i] = static_cast<std::byte>(i % 2 == 0 ? i / 300 : i * i * 31 / 7);
+    for (size_t i = 0; deltas && i < size; i += 3000) blob[i] = static_cast<std::byte>(epoch);
     uint64_t offset = 0;
     do {
       Bytes body;
-      ASSERT_TRUE(append_blob_part(blob, offset, &body, &offset).ok());
+      ASSERT_TRUE((deltas && type == FrameType::device ? device.append_part(blob, offset, &body, &offset)
+                                                       : append_blob_part(blob, offset, &body, &offset))
+                      .ok());
       add(type, epoch, body);
     } while (offset < size);
     (type == FrameType::device ? commit.device_bytes : base_bytes) = size;
@@ -77,14 +87,35 @@ struct Session {
       for (size_t at = 0; i % 3 != 0 && at < kPageSize; ++at)
         data[i * kPageSize + at] =
             static_cast<std::byte>(i % 3 == 1 ? at / 99 : (at * at * 2654435761u + i) >> 13);
+      for (size_t at = 0; deltas && i % 3 != 0 && i % 5 != 0 && at < (i % 4) * 50; ++at)
+        data[i * kPageSize + at * 64] ^= static_cast<std::byte>(epoch);
+      std::copy_n(data.begin() + static_cast<ptrdiff_t>(i * kPageSize), kPageSize,
+                  memory.begin() + static_cast<ptrdiff_t>(i * 2 * kPageSize));
     }
     Bytes body;
-    const PageCounts frame = encode_pages(numbers, data, &body);
-    add(FrameType::pages, epoch, body);
+    const PageCounts frame = encode_pages(numbers, data, &body, deltas ? &shadow : nullptr);
+    if (!body.empty()) add(FrameType::pages, epoch, body);
     counts.zero += frame.zero;
     counts.raw += frame.raw;
     counts.lz4 += frame.lz4;
-    commit.pages += count;
+    counts.delta += frame.delta;
+    counts.delta_lz4 += frame.delta_lz4;
+    counts.same += frame.same;
+    commit.pages += frame.total();
+  }
+  /// As the decoder prints it.
+  std::string image() const {
+    std::string pages;
+    for (uint64_t page = 0; page < kMemoryPages; ++page) {
+      const std::string content(reinterpret_cast<const char*>(memory.data()) + page * kPageSize, kPageSize);
+      if (content.find_first_not_of('\0') == std::string::npos) continue;
+      pages.append(reinterpret_cast<const char*>(&page), sizeof page);
+      pages += content;
+    }
+    char text[17];
+    std::snprintf(text, sizeof text, "%016llx",
+                  static_cast<unsigned long long>(XXH3_64bits(pages.data(), pages.size())));
+    return text;
   }
   void add_commit(uint64_t epoch, const std::function<void(Commit*)>& change = {}) {
     commit.frames = digest.frames();
@@ -101,6 +132,7 @@ struct Session {
     hello.generation = 5;
     hello.node = "a";
     hello.vm = "vm1";
+    hello.features = deltas ? kFeatureDelta : 0;
     add_record(FrameType::hello, 0, hello);
   }
   void add_handshake() {
@@ -123,6 +155,11 @@ struct Session {
   }
   void add_goodbye() { add_record(FrameType::goodbye, 0, Refuse{Code::ok, "done\nfor today"}); }
 
+  static constexpr uint64_t kMemoryPages = 400;
+  const bool deltas;
+  Shadow shadow = *Shadow::make(kMemoryPages, kMemoryPages* kPageSize);
+  BlobHistory device;
+  Bytes memory;
   FrameWriter writer;
   EpochDigest digest;
   Commit commit;
@@ -131,8 +168,8 @@ struct Session {
   Bytes stream;
 };
 
-Session whole_session() {
-  Session session;
+Session whole_session(bool deltas = false) {
+  Session session(deltas);
   session.add_handshake();
   for (uint64_t epoch = 1; epoch <= 3; ++epoch) session.add_epoch(epoch);
   session.add_goodbye();
@@ -144,11 +181,24 @@ TEST(VerifyStreamTest, AWholeSessionIsUnderstood) {
   ASSERT_GT(session.counts.zero * session.counts.raw * session.counts.lz4, 0u) << "every encoding occurs";
   const Outcome outcome = verify(session.stream, "--memory-pages 400");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-  EXPECT_EQ(outcome.output,
-            "{\"frames\": 27, \"epochs\": 3, \"pages\": {\"zero\": " + std::to_string(session.counts.zero) +
-                ", \"raw\": " + std::to_string(session.counts.raw) +
-                ", \"lz4\": " + std::to_string(session.counts.lz4) +
-                "}, \"sent_bytes\": " + std::to_string(session.stream.size()) + ", \"generation\": 5}\n");
+  EXPECT_EQ(
+      outcome.output,
+      "{\"frames\": 27, \"epochs\": 3, \"pages\": {\"zero\": " + std::to_string(session.counts.zero) +
+          ", \"raw\": " + std::to_string(session.counts.raw) +
+          ", \"lz4\": " + std::to_string(session.counts.lz4) +
+          ", \"delta\": 0, \"delta_lz4\": 0}, \"sent_bytes\": " + std::to_string(session.stream.size()) +
+          ", \"generation\": 5, \"image\": \"" + session.image() + "\"}\n");
+}
+
+TEST(VerifyStreamTest, DeltasMakeTheImageThatWasSent) {
+  const Session session = whole_session(/*deltas=*/true);
+  ASSERT_GT(session.counts.delta * session.counts.delta_lz4 * session.counts.same, 0u);
+  const Outcome outcome = verify(session.stream, "--memory-pages 400");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("\"delta\": " + std::to_string(session.counts.delta)));
+  EXPECT_THAT(outcome.output, HasSubstr("\"delta_lz4\": " + std::to_string(session.counts.delta_lz4)));
+  EXPECT_THAT(outcome.output, HasSubstr("\"image\": \"" + session.image() + "\""));
+  EXPECT_LT(session.stream.size(), whole_session().stream.size());
 }
 
 TEST(VerifyStreamTest, PagesOutsideTheMemoryAreRefused) {
@@ -201,6 +251,106 @@ std::function<void(Session&)> with_commit(std::function<void(Commit*)> change) {
     s.add_commit(1, change);
   };
 }
+
+/// A delta of page 1, as it stands, in epoch 1.
+std::function<void(Session&)> with_delta(PageEncoding encoding, const Bytes& payload, uint64_t features = 1) {
+  return [encoding, payload, features](Session& s) {
+    Hello hello;
+    hello.generation = 5;
+    hello.features = features;
+    s.add_record(FrameType::hello, 0, hello);
+    s.add_text(FrameType::definition, "{}");
+    s.add_text(FrameType::facts, "{}");
+    PageEntry entry;
+    entry.page = 1;
+    entry.encoding = static_cast<uint8_t>(encoding);
+    entry.payload_bytes = static_cast<uint32_t>(payload.size());
+    Bytes body(8 + sizeof entry + payload.size());
+    body[0] = std::byte{1};
+    std::memcpy(body.data() + 8, &entry, sizeof entry);
+    std::memcpy(body.data() + 8 + sizeof entry, payload.data(), payload.size());
+    s.add(FrameType::pages, 1, body);
+    s.add_goodbye();
+  };
+}
+
+/// Line 0, word 0.
+Bytes delta(uint8_t lines, uint8_t words, size_t bytes) {
+  Bytes payload(bytes);
+  payload[0] = std::byte{lines};
+  payload[8] = std::byte{words};
+  return payload;
+}
+
+/// An encoding of the only part of a device state of 5000 bytes.
+std::function<void(Session&)> with_device_delta(FrameType type, const Bytes& data) {
+  return [type, data](Session& s) {
+    s.add_handshake();
+    s.add_blob(FrameType::device, 1, 5000);
+    s.add_commit(1);
+    Bytes body;
+    encode(BlobPart{5000, 0, 5000, PageEncoding::delta, data}, &body);
+    s.add(type, 2, body);
+    s.add_goodbye();
+  };
+}
+
+TEST(VerifyStreamTest, WhatTheFaultsBelowAreMadeOfIsSound) {
+  Session page, device(/*with_deltas=*/true);
+  with_delta(PageEncoding::delta, delta(1, 1, 17))(page);
+  EXPECT_EQ(verify(page.stream).exit_code, 0) << verify(page.stream).output;
+  with_device_delta(FrameType::device, Bytes(4))(device);
+  EXPECT_EQ(verify(device.stream).exit_code, 0) << verify(device.stream).output;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    DeltaFaults, VerifyStreamFaultTest,
+    ::testing::Values(
+        Fault{"NotOffered", with_delta(PageEncoding::delta, delta(1, 1, 17), 0), "did not offer"},
+        Fault{"NotOfferedLz4", with_delta(PageEncoding::delta_lz4, delta(1, 1, 17), 0), "did not offer"},
+        Fault{"NoLine", with_delta(PageEncoding::delta, delta(0, 1, 17)), "changes no line"},
+        Fault{"NoWord", with_delta(PageEncoding::delta, delta(1, 0, 17)), "changes no word"},
+        Fault{"TooShort", with_delta(PageEncoding::delta, delta(1, 3, 17)), "difference is cut off"},
+        Fault{"TooLong", with_delta(PageEncoding::delta, delta(1, 1, 18)), "too many"},
+        Fault{"NotLz4", with_delta(PageEncoding::delta_lz4, delta(1, 1, 17)), "PAGES"},
+        Fault{"AsLongAsThePage", with_delta(PageEncoding::delta, delta(1, 1, 4096)), "payload of 4096"}),
+    [](const auto& test) { return test.param.name; });
+
+class VerifyStreamDeviceFaultTest : public VerifyStreamFaultTest {};
+
+TEST_P(VerifyStreamDeviceFaultTest, IsRefused) {
+  Session session(/*with_deltas=*/true);
+  GetParam().write(session);
+  EXPECT_THAT(verify(session.stream).output, HasSubstr(GetParam().complaint));
+}
+
+Bytes last_word_of_a_block() {
+  Bytes data(4);
+  data[2] = std::byte{17};
+  Bytes word(17);
+  word[7] = std::byte{0x80};
+  word[8] = std::byte{1};
+  word[9] = std::byte{1};
+  data.insert(data.end(), word.begin(), word.end());
+  return data;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    DeltaFaults, VerifyStreamDeviceFaultTest,
+    ::testing::Values(Fault{"OfABaseStream", with_device_delta(FrameType::base, Bytes(4)), "base stream"},
+                      Fault{"BlockMissing", with_device_delta(FrameType::device, Bytes(2)), "cut off"},
+                      Fault{"BytesLeftOver", with_device_delta(FrameType::device, Bytes(6)), "too many"},
+                      Fault{"PastTheBlob", with_device_delta(FrameType::device, last_word_of_a_block()),
+                            "past its blob"},
+                      Fault{"AnotherLength",
+                            [](Session& s) {
+                              s.add_handshake();
+                              Bytes body, data(4);
+                              encode(BlobPart{5000, 0, 5000, PageEncoding::delta, data}, &body);
+                              s.add(FrameType::device, 1, body);
+                            },
+                            "a state of 0 bytes"}),
+    [](const auto& test) { return test.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(
     Faults, VerifyStreamFaultTest,

@@ -37,6 +37,7 @@ struct Script {
   uint64_t twice_ack_of = 0;
   uint64_t wrong_digest_at = 0;
   bool want_files = true;
+  uint64_t features = ckpt::kFeatureDelta;  // an older backup has none
 };
 
 class FakeBackup {
@@ -175,6 +176,8 @@ class FakeBackup {
     generation_ = hello.generation;
     link_->writer().set_generation(generation_);
     hello.node = script_.node;
+    deltas_ = (hello.features & script_.features & ckpt::kFeatureDelta) != 0;
+    hello.features = script_.features;
     send(FrameType::hello, 0, hello);
     return {};
   }
@@ -214,7 +217,8 @@ class FakeBackup {
     digest_.add(frame.header.checksum);
     if (frame.type() == FrameType::pages) {
       uint32_t count = 0;
-      REMUSD_TRY(ckpt::check_pages(frame.body, memory_.size() / kPageSize, &count));
+      REMUSD_TRY(ckpt::check_pages(frame.body, memory_.size() / kPageSize, &count, deltas_));
+      REMUSD_TRY(ckpt::verify_pages(frame.body));
       pages_ += count;
       // Into the image only once the epoch is whole.
       staged_.emplace_back(frame.body.begin(), frame.body.end());
@@ -222,7 +226,8 @@ class FakeBackup {
     }
     ckpt::BlobPart part;
     REMUSD_TRY(ckpt::decode(frame.body, &part));
-    return (frame.type() == FrameType::base ? base_ : device_).add(part);
+    if (frame.type() == FrameType::base) return base_.add(part);
+    return device_.add(part, deltas_ ? ckpt::View(seen_.device) : ckpt::View());
   }
 
   Status on_commit(const ckpt::FrameView& frame) {
@@ -271,7 +276,7 @@ class FakeBackup {
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> committed_{0};
   uint64_t generation_ = 0, heard_ns_ = 0, owed_ = 0, pages_ = 0;
-  bool ready_ = false, silent_ = false;
+  bool ready_ = false, silent_ = false, deltas_ = false;
   ckpt::EpochDigest digest_;
   std::vector<ckpt::Bytes> staged_;
   ckpt::BlobAssembler base_, device_;

@@ -5,7 +5,9 @@
 usage: verify_stream.py [--memory-pages N] [--allow-cut] FILE
 
 FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and
-exits 0, or prints one line that says what is wrong and where, and exits 1. Written from FORMAT.md alone.
+exits 0, or prints one line that says what is wrong and where, and exits 1. The image is built as the backup
+builds it; the summary tells its digest: XXH3-64 over the pages that are not zero, in order, each as its number
+(u64) and its content. Written from FORMAT.md alone.
 Needs python3-xxhash and python3-lz4.
 """
 import argparse
@@ -27,6 +29,9 @@ MAX_PART = 1 << 20
 MAX_FILE = 512 << 20
 MAX_TEXT = 1 << 20
 MAX_STRING = 4096
+LINE, WORD = 64, 8
+MAX_DELTA = 8 + PAGE // LINE + PAGE
+FEATURE_DELTA = 1
 
 NAMES = dict(enumerate(
     ("HELLO", "REFUSE", "DEFINITION", "NEED_FILES", "FILE", "FACTS", "READY", "PAGES", "DEVICE", "BASE",
@@ -81,12 +86,18 @@ class Body:
 
 
 class Blob:
-    """The parts of a device state or a base stream within one epoch."""
+    """The parts of a device state or a base stream within one epoch. `before`: the blob that deltas are taken
+    against, None when they are not allowed."""
 
-    def __init__(self, name):
+    def __init__(self, name, before=None):
         self.name = name
+        self.before = before
         self.total = None
-        self.received = 0
+        self.data = bytearray()
+
+    @property
+    def received(self):
+        return len(self.data)
 
     def add(self, body):
         total = body.number("Q", "total_bytes")
@@ -106,12 +117,32 @@ class Blob:
         require(offset == self.received, f"the part begins at {offset} where {self.received} was due")
         if encoding == 1:
             require(len(data) == raw_bytes, "raw data is not raw_bytes long")
-        elif encoding == 2:
-            require(1 <= len(data) < raw_bytes, "lz4 data is not smaller than raw_bytes")
-            decode(data, raw_bytes)
-        else:
-            raise Violation(f"encoding {encoding} is unknown")
-        self.received += raw_bytes
+            self.data += data
+            return
+        require(encoding in (2, 16, 17), f"encoding {encoding} is unknown")
+        require(1 <= len(data) < raw_bytes, f"data of encoding {encoding} is not smaller than raw_bytes")
+        if encoding == 2:
+            self.data += decode(data, raw_bytes)
+            return
+        require(self.before is not None, "a delta that was not agreed on, or of a base stream")
+        require(len(self.before) == total,
+                f"a delta of {total} bytes against a state of {len(self.before)} bytes")
+        if encoding == 17:
+            data = decode_at_most(data, raw_bytes)
+        self.data += self.blocks(Body(data), self.before[offset:offset + raw_bytes])
+
+    @staticmethod
+    def blocks(body, before):
+        after = bytearray()
+        for at in range(0, len(before), PAGE):
+            size = body.number("H", "a block's delta_bytes")
+            block = before[at:at + PAGE].ljust(PAGE, bytes(1))
+            if size > 0:
+                block = changed(block, body.take(size, "a block's delta"))
+            after += block
+        body.end()
+        require(not any(after[len(before):]), "a delta reaches past its blob")
+        return after[:len(before)]
 
     def whole(self):
         require(self.total is None or self.received == self.total,
@@ -125,6 +156,33 @@ def decode(data, size):
     except lz4.block.LZ4BlockError as error:
         raise Violation(f"lz4 payload does not decode: {error}") from error
     require(len(plain) == size, f"lz4 payload decodes to {len(plain)} bytes, not {size}")
+    return plain
+
+
+def decode_at_most(data, size):
+    try:
+        return lz4.block.decompress(data, uncompressed_size=size)
+    except lz4.block.LZ4BlockError as error:
+        raise Violation(f"lz4 payload does not decode: {error}") from error
+
+
+def changed(page, delta):
+    """`page` after `delta`."""
+    body = Body(delta)
+    line_mask = body.number("Q", "line mask")
+    require(line_mask != 0, "a delta that changes no line")
+    lines = [line for line in range(PAGE // LINE) if line_mask >> line & 1]
+    masks = body.take(len(lines), "word masks")
+    page = bytearray(page)
+    for line, mask in zip(lines, masks):
+        require(mask != 0, f"a delta that changes no word of line {line}")
+        for word in range(LINE // WORD):
+            if mask >> word & 1:
+                at = line * LINE + word * WORD
+                old, = struct.unpack_from("<Q", page, at)
+                struct.pack_into("<Q", page, at, old ^ body.number("Q", "difference"))
+    body.end()
+    return bytes(page)
 
 
 class Stream:
@@ -134,7 +192,10 @@ class Stream:
         self.generation = 0
         self.phase = "start"  # start, hello, definition, facts, over
         self.epoch = 0  # last committed
-        self.pages = {"zero": 0, "raw": 0, "lz4": 0}
+        self.deltas = False  # offered by the primary, who sends none that the backup did not agree on
+        self.pages = {"zero": 0, "raw": 0, "lz4": 0, "delta": 0, "delta_lz4": 0}
+        self.image = {}  # pages that are not zero
+        self.state = b""  # device state of the epoch before
         self.file = None  # (digest, total, next offset)
         self.files_done = set()
         self.begin_epoch()
@@ -143,7 +204,7 @@ class Stream:
         self.digest = 0
         self.epoch_frames = 0
         self.epoch_pages = 0
-        self.device = Blob("the device state")
+        self.device = Blob("the device state", self.state if self.deltas else None)
         self.base = Blob("the base stream")
 
     def frame(self, header, raw_header, data):
@@ -184,10 +245,12 @@ class Stream:
         require(body.number("I", "reserved") == 0, "reserved is not 0")
         features, required = body.number("Q", "features"), body.number("Q", "features_required")
         require(required & ~features == 0, "features_required is not within features")
+        self.deltas = features & FEATURE_DELTA != 0
         body.take(16, "session")
         require(body.number("Q", "generation") == self.generation, "generation differs from the header's")
         for field in ("node", "vm", "software"):
             body.string(field)
+        self.begin_epoch()
         self.phase = "hello"
 
     def text(self, body):
@@ -239,19 +302,34 @@ class Stream:
                     f"page {page} lies outside the memory")
             require(reserved == bytes(3), f"page {page} has reserved bytes that are not 0")
             payload = body.take(size, f"payload of page {page}")
-            if encoding == 0:
-                require(size == 0, f"page {page} is zero and has a payload")
-                self.pages["zero"] += 1
-            elif encoding == 1:
-                require(size == PAGE, f"page {page} is raw and has a payload of {size} bytes")
-                self.pages["raw"] += 1
-            elif encoding == 2:
-                require(1 <= size < PAGE, f"page {page} is lz4 and has a payload of {size} bytes")
-                decode(payload, PAGE)
-                self.pages["lz4"] += 1
-            else:
-                raise Violation(f"page {page} has unknown encoding {encoding}")
+            name = {0: "zero", 1: "raw", 2: "lz4", 16: "delta", 17: "delta_lz4"}.get(encoding)
+            require(name is not None, f"page {page} has unknown encoding {encoding}")
+            self.image[page] = self.content(page, name, payload)
+            self.pages[name] += 1
         self.epoch_pages += count
+
+    def content(self, page, name, payload):
+        size = len(payload)
+        if name == "zero":
+            require(size == 0, f"page {page} is zero and has a payload")
+            return bytes(PAGE)
+        if name == "raw":
+            require(size == PAGE, f"page {page} is raw and has a payload of {size} bytes")
+            return payload
+        require(1 <= size < PAGE, f"page {page} is {name} and has a payload of {size} bytes")
+        if name == "lz4":
+            return decode(payload, PAGE)
+        require(self.deltas, f"page {page} is a delta, which the primary did not offer")
+        delta = decode_at_most(payload, MAX_DELTA) if name == "delta_lz4" else payload
+        return changed(self.image.get(page, bytes(PAGE)), delta)
+
+    def image_digest(self):
+        digest = xxhash.xxh3_64()
+        for page in sorted(self.image):
+            if any(self.image[page]):
+                digest.update(struct.pack("<Q", page))
+                digest.update(self.image[page])
+        return digest.hexdigest()
 
     def on_device(self, body):
         self.device.add(body)
@@ -271,6 +349,7 @@ class Stream:
         require(raw_bytes == raw, f"{raw_bytes} raw bytes committed, {raw} came")
         require(digest == self.digest, "the digest does not match")
         self.epoch += 1
+        self.state = bytes(self.device.data)
         self.begin_epoch()
 
     def on_goodbye(self, body):
@@ -317,7 +396,7 @@ def verify(file, memory_pages, allow_cut):
         offset += HEADER.size + len(data)
     require(stream.frames > 0, "the stream is empty")
     return {"frames": stream.frames, "epochs": stream.epoch, "pages": stream.pages,
-            "sent_bytes": offset, "generation": stream.generation}
+            "sent_bytes": offset, "generation": stream.generation, "image": stream.image_digest()}
 
 
 def main():
