@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <random>
+#include <set>
+#include <string>
 
 #include "ckpt/delta.h"
 #include "ckpt/page_codec.h"
@@ -278,6 +281,69 @@ TEST(PageDeltaTest, TheReceiversMemoryIsTheSendersWhateverIsWritten) {
     }
     EXPECT_EQ(shadow.evicted() > 0, slots > 0 && slots < 512) << slots;
   }
+}
+
+/// Frames of `epochs` epochs in which `write` changes memory and names the pages; bytes on the wire for each
+/// byte of a dirty page. The first tenth is not counted.
+double wire_ratio(int epochs, const std::function<void(Bytes* memory, std::set<uint64_t>* dirty)>& write) {
+  Shadow shadow = make_shadow(kMemoryPages);
+  Bytes memory(kMemoryPages * kPageSize), body;
+  size_t raw = 0, wire = 0;
+  for (int epoch = 0; epoch < epochs; ++epoch) {
+    std::set<uint64_t> dirty;
+    write(&memory, &dirty);
+    const std::vector<uint64_t> numbers(dirty.begin(), dirty.end());
+    Bytes data;
+    for (const uint64_t page : numbers) {
+      const std::span content = std::span(memory).subspan(page * kPageSize, kPageSize);
+      data.insert(data.end(), content.begin(), content.end());
+    }
+    body.clear();
+    encode_pages(numbers, data, &body, &shadow);
+    if (epoch < epochs / 10) continue;
+    raw += data.size();
+    wire += body.size() + (body.empty() ? 0 : sizeof(FrameHeader));
+  }
+  return static_cast<double>(wire) / static_cast<double>(raw);
+}
+
+TEST(PageDeltaTest, AKeyValueStoreCostsASmallPartOfItsDirtyPages) {
+  // Each epoch sets 100 keys: a value of 100 random bytes with its header in a slot of 128, a pointer in the
+  // index, and a line appended to a log that goes round.
+  constexpr uint64_t kIndexPages = 32, kLogPages = 32, kSlots = (kMemoryPages - kIndexPages - kLogPages) * 32;
+  Random random(8);
+  uint64_t log = 0, clock = 0;
+  const double ratio = wire_ratio(200, [&](Bytes* memory, std::set<uint64_t>* dirty) {
+    const auto put = [&](uint64_t at, const void* data, size_t size) {
+      std::memcpy(memory->data() + at, data, size);
+      dirty->insert(at / kPageSize);
+    };
+    for (int i = 0; i < 100; ++i) {
+      const uint64_t key = random() % kSlots, now = ++clock;
+      const Bytes value = random_bytes(random, 104);
+      const uint64_t slot = (kIndexPages + kLogPages) * kPageSize + key * 128;
+      put(slot, &now, sizeof now);
+      put(slot + 16, value.data(), 100);
+      put(key % (kIndexPages * kPageSize / 8) * 8, &slot, sizeof slot);
+      put(kIndexPages * kPageSize + log, value.data(), 100);
+      log = (log + 128) % (kLogPages * kPageSize);
+    }
+  });
+  RecordProperty("ratio", std::to_string(ratio));
+  EXPECT_LE(ratio, 0.15);
+}
+
+TEST(PageDeltaTest, IncompressiblePagesCostHardlyMoreThanThemselves) {
+  Random random(9);
+  const double ratio = wire_ratio(20, [&](Bytes* memory, std::set<uint64_t>* dirty) {
+    for (uint64_t page = random() % 2; page < kMemoryPages; page += 2) {
+      std::ranges::copy(random_bytes(random, kPageSize),
+                        memory->begin() + static_cast<long>(page * kPageSize));
+      dirty->insert(page);
+    }
+  });
+  RecordProperty("ratio", std::to_string(ratio));
+  EXPECT_LE(ratio, 1.02);
 }
 
 }  // namespace

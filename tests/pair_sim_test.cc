@@ -201,6 +201,7 @@ class PairSim : public testing::Test {
     ours.peer = "b";
     ours.peer_address = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
     ours.pace = pace_;
+    ours.shadow_bytes = shadow_bytes_;
     ours.heartbeat_lost = 50;  // the machine may be busy with other tests
     ours.arbiter_timeout = milliseconds(200);
     auto protection = primary::Protection::start(*guest_, definition_, *net_, *primary_arbiter_, ours,
@@ -267,6 +268,7 @@ class PairSim : public testing::Test {
   std::unique_ptr<backup::Session> session_;
   std::unique_ptr<primary::Protection> protection_;
   uint64_t id_ = 0;
+  size_t shadow_bytes_ = primary::Options().shadow_bytes;
 };
 
 TEST_F(PairSim, NothingThatWasHeardIsTakenBackWhenTheReplicaTakesOver) {
@@ -297,6 +299,29 @@ TEST_F(PairSim, OutputThatWaitsEndsEpochsEarly) {
   const auto reasons = protection_->snapshot().epochs_by_reason;
   EXPECT_GE(reasons[static_cast<size_t>(EpochReason::output)], 15u);
   EXPECT_EQ(client_->rolled_back, 0u);
+}
+
+// The replica refuses memory that is not that of its device state: a wrong delta would be seen.
+TEST_F(PairSim, TheReplicaIsTheGuestOfTheCommittedEpochWhateverTheShadowHolds) {
+  for (const size_t pages : {2048u, 64u, 1u, 0u}) {
+    SCOPED_TRACE("a shadow of " + std::to_string(pages) + " pages");
+    if (pages != 2048) {
+      TearDown();
+      SetUp();
+    }
+    shadow_bytes_ = pages * kPageSize;
+    ASSERT_NO_FATAL_FAILURE(protect());
+    ASSERT_NO_FATAL_FAILURE(talk(60));
+    const primary::Snapshot snapshot = protection_->snapshot();
+    EXPECT_EQ(snapshot.shadow_used_bytes > 0, pages > 0);
+    if (pages == 64) {
+      EXPECT_EQ(snapshot.shadow_used_bytes, snapshot.shadow_limit_bytes) << "pages made room";
+    }
+    primary_arbiter_->cut = true;
+    cut();
+    ASSERT_TRUE(backup_becomes(backup::State::promoted)) << session_->snapshot().end.message();
+    ASSERT_NO_FATAL_FAILURE(expect_replica_answers());
+  }
 }
 
 TEST_F(PairSim, WhoeverWinsTheRaceIsHeardAndTheOtherIsNot) {

@@ -35,7 +35,7 @@ class DeltaTest : public ::testing::Test {
     net_ = *netbuf::NetBuffer::start({}, {}, "vm1", /*holding=*/false);
     options_.node = "a";
     options_.peer = "b";
-    options_.epoch_interval = std::chrono::milliseconds(5);
+    options_.pace.interval = std::chrono::milliseconds(5);
     options_.heartbeat_lost = 500;
     options_.staging_bytes = 4u << 20;
     options_.record_path = directory_ + "/stream";
