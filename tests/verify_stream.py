@@ -6,8 +6,8 @@ usage: verify_stream.py [--memory-pages N] [--allow-cut] FILE
 
 FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and
 exits 0, or prints one line that says what is wrong and where, and exits 1. The image is built as the backup
-builds it, from all that came; the summary tells its digest: XXH3-64 over the pages that are not zero, in order,
-each as its number (u64) and its content. Written from FORMAT.md alone.
+builds it, from all that came; the summary tells its digest: XXH3-64 over the pages that are not zero, in
+order, each as its number (u64) and its content. Written from FORMAT.md alone.
 Needs python3-xxhash and python3-lz4.
 """
 import argparse
@@ -127,6 +127,7 @@ class Blob:
         require(self.before is not None, "a delta that was not agreed on, or of a base stream")
         require(len(self.before) == total,
                 f"a delta of {total} bytes against a state of {len(self.before)} bytes")
+        require(offset % PAGE == 0, "a delta begins within a block")
         if encoding == 17:
             data = decode_at_most(data, raw_bytes)
         self.data += self.blocks(Body(data), self.before[offset:offset + raw_bytes])
