@@ -21,9 +21,9 @@ constexpr size_t kLineWords = kDeltaLineBytes / kWordBytes;
 constexpr size_t kHeadBytes = 8;  // the line mask
 static_assert(kDeltaLines == 64 && kLineWords == 8, "masks of 64 and 8 bits");
 
-/// Bit w of masks[l]: word w of line l differs.
+/// Bit w of of_line[l]: word w of line l differs.
 struct WordMasks {
-  alignas(64) std::array<uint8_t, kDeltaLines> of_line;
+  std::array<uint8_t, kDeltaLines> of_line;
 };
 
 uint64_t load_word(const std::byte* at) {
@@ -131,16 +131,17 @@ __attribute__((target("avx2,bmi,popcnt"))) size_t encode_avx2(std::byte* base, c
   return bytes;
 }
 
-#define REMUSD_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,bmi,popcnt")))
+#define REMUSD_AVX512 __attribute__((target("avx512f,bmi,popcnt")))
 
 REMUSD_AVX512 size_t encode_avx512(std::byte* base, const std::byte* page, size_t most, std::byte* out) {
   WordMasks masks;
+  uint64_t lines = 0;
   for (size_t line = 0; line < kDeltaLines; ++line) {
-    masks.of_line[line] = _mm512_cmpneq_epi64_mask(_mm512_loadu_si512(base + line * kDeltaLineBytes),
+    const __mmask8 mask = _mm512_cmpneq_epi64_mask(_mm512_loadu_si512(base + line * kDeltaLineBytes),
                                                    _mm512_loadu_si512(page + line * kDeltaLineBytes));
+    masks.of_line[line] = mask;
+    lines |= static_cast<uint64_t>(mask != 0) << line;
   }
-  const __m512i all = _mm512_load_si512(masks.of_line.data());
-  const uint64_t lines = _mm512_test_epi8_mask(all, all);
   if (lines == 0) return 0;
   const size_t bytes = delta_bytes(lines, masks);
   if (bytes > most) {
@@ -187,9 +188,7 @@ std::vector<DeltaPath> find_paths() {
   std::vector<DeltaPath> paths;
 #if defined(__x86_64__)
   const bool bits = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt");
-  if (bits && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl"))
-    paths.push_back({"avx512", encode_avx512, apply_avx512});
+  if (bits && __builtin_cpu_supports("avx512f")) paths.push_back({"avx512", encode_avx512, apply_avx512});
   if (bits && __builtin_cpu_supports("avx2")) paths.push_back({"avx2", encode_avx2, apply_portable});
 #endif
   paths.push_back({"portable", encode_portable, apply_portable});

@@ -87,7 +87,7 @@ struct Session {
       for (size_t at = 0; i % 3 != 0 && at < kPageSize; ++at)
         data[i * kPageSize + at] =
             static_cast<std::byte>(i % 3 == 1 ? at / 99 : (at * at * 2654435761u + i) >> 13);
-      for (size_t at = 0; deltas && i % 3 != 0 && i % 5 != 0 && at < (i % 4) * 50; ++at)
+      for (size_t at = 0; deltas && i % 3 != 0 && i % 5 != 0 && at < (i % 4) * 20; ++at)
         data[i * kPageSize + at * 64] ^= static_cast<std::byte>(epoch);
       std::copy_n(data.begin() + static_cast<ptrdiff_t>(i * kPageSize), kPageSize,
                   memory.begin() + static_cast<ptrdiff_t>(i * 2 * kPageSize));
