@@ -4,10 +4,11 @@
 // descriptor are in the kernel's hands; `receiving`, `sending` and `waking` say which. What always holds:
 //
 // * The kernel writes only into receive_[end_, size) and reads only from the `sending` bytes at the head of
-// the
-//   send ring: neither is moved or reused while the operation is out. Both buffers are allocated once.
+//   the send ring: neither is moved or reused while the operation is out. Both buffers are allocated once.
 // * Operations are prepared just before they are submitted, from wait() or append(), never at adopt(): the
 //   kernel ends a thread's operations with the thread, and the adopting thread may be a short-lived one.
+// * What tells a wake-up is `rest`, exchanged by both sides; the descriptor only ends a sleep. It is written
+//   when the owner may sleep, so its read may complete later than the wake-up was seen: that ends no wait.
 // * close() cancels what is out and waits for it, so a closed link owns its buffers alone.
 #include "ckpt/link.h"
 
@@ -18,6 +19,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -53,6 +55,8 @@ struct Link::State {
   ScopedFd socket;
   ScopedFd wake_fd;
   uint64_t wake_count = 0;  // written by the kernel
+  enum Rest : int { kAwake, kAsleep, kWoken };
+  std::atomic<int> rest = kAwake;  // of the owner; wake() makes it kWoken, the owner all else
 
   FrameWriter writer;
   FrameReader reader;
@@ -67,7 +71,7 @@ struct Link::State {
 
   size_t sending = 0;  // bytes handed to the kernel, 0: none
   bool receiving = false, waking = false;
-  bool sent = false, woken = false;  // since wait() returned last
+  bool sent = false;  // since wait() returned last
   bool in_wait = false;
   bool at_end = false;  // the peer will send no more
   int receive_error = 0, send_error = 0;
@@ -87,6 +91,15 @@ struct Link::State {
   void enqueue(std::span<const std::byte> bytes);
   void quiesce();
   void close(Status why);
+
+  /// Both false when wake() was called, which counts from then on as seen.
+  bool rest_begins() {
+    int was = kAwake;
+    if (rest.compare_exchange_strong(was, kAsleep)) return true;
+    rest.exchange(kAwake);  // not a store: what a second waker did before must be seen, too
+    return false;
+  }
+  bool rest_ends() { return rest.exchange(kAwake) != kWoken; }
 };
 
 void Link::State::on_completion(uint64_t operation, int result) {
@@ -110,6 +123,7 @@ void Link::State::on_completion(uint64_t operation, int result) {
         const auto bytes = static_cast<size_t>(result);
         head = (head + bytes) % send.size();
         queued -= bytes;
+        if (queued == 0) head = 0;  // Memory that was used just now is still in the cache.
         stats.sent_bytes += bytes;
         sent = true;
       } else if (!again(result)) {
@@ -120,7 +134,6 @@ void Link::State::on_completion(uint64_t operation, int result) {
       break;
     case kWake:
       waking = false;
-      woken = true;
       break;
     default:
       break;
@@ -242,7 +255,8 @@ Result<std::unique_ptr<Link>> Link::adopt(ScopedFd socket, const LinkOptions& op
   if (!state->wake_fd) return Status::from_errno("make an eventfd");
   REMUSD_ASSIGN(state->send, Mapping::anonymous(options.send_queue_bytes, /*populate=*/false));
   REMUSD_ASSIGN(state->receive, Mapping::anonymous(options.receive_buffer_bytes, /*populate=*/false));
-  REMUSD_TRY(state->ring.open(kRingEntries));
+  REMUSD_TRY(state->ring.open(kRingEntries, options.cooperative));
+  state->stats.cooperative = state->ring.cooperative();
   if (!already_read.empty()) std::memcpy(state->receive.data(), already_read.data(), already_read.size());
   state->end = already_read.size();
   state->stats.received_bytes = already_read.size();
@@ -274,6 +288,7 @@ const Status& Link::close_reason() const {
   return state_->reason;
 }
 const LinkStats& Link::stats() const {
+  state_->stats.system_calls = state_->ring.system_calls();
   return state_->stats;
 }
 void Link::close(Status reason) {
@@ -322,12 +337,12 @@ Status Link::wait(Time deadline, const std::function<Status(const FrameView&)>& 
     state.in_wait = false;
     if (!state.open) return state.reason;
     if (std::exchange(state.sent, false)) stirred = true;
-    if (std::exchange(state.woken, false)) stirred = true;
     if (delivered > 0 || (stirred && looked) || last_look) {
-      // Answers that the handler queued go out now; everything else goes with the next wait's one system
-      // call.
+      // Answers that the handler queued go out now, and the next receive with them, so that the next wait
+      // need not look before it sleeps; everything else goes with that wait's one system call.
       state.prepare_send();
       if (state.ring.prepared()) {
+        state.prepare_receive();
         if (Status status = state.ring.submit(); !status.ok()) state.close(std::move(status));
       }
       return state.open ? Status() : state.reason;
@@ -338,10 +353,13 @@ Status Link::wait(Time deadline, const std::function<Status(const FrameView&)>& 
     state.prepare_wake();
     const Time now = Clock::now();
     last_look = deadline <= now;
+    if (!state.rest_begins()) stirred = true;
     const Duration sleep =
         last_look || stirred ? Duration::zero() : std::min<Duration>(deadline - now, kLongestSleep);
-    if (Status status = state.ring.submit_and_wait(sleep); !status.ok()) {
-      state.close(std::move(status));
+    const Status status = state.ring.submit_and_wait(sleep);
+    if (!state.rest_ends()) stirred = true;
+    if (!status.ok()) {
+      state.close(status);
       return state.reason;
     }
     looked = true;
@@ -349,6 +367,7 @@ Status Link::wait(Time deadline, const std::function<Status(const FrameView&)>& 
 }
 
 void Link::wake() {
+  if (state_->rest.exchange(State::kWoken) != State::kAsleep) return;
   const uint64_t one = 1;
   // Fails only when 2^64 wake-ups wait: then one more is not missed.
   [[maybe_unused]] const ssize_t written = ::write(state_->wake_fd.get(), &one, sizeof one);

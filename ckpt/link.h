@@ -27,6 +27,7 @@ namespace remusd::ckpt {
 struct LinkOptions {
   size_t send_queue_bytes = 16u << 20;
   size_t receive_buffer_bytes = 4u << 20;  // at least one whole frame; two are better
+  bool cooperative = true;                 // as Ring::open(); off: as on an older kernel, for tests
 };
 inline constexpr size_t kMinSendQueueBytes = 64u << 10;
 
@@ -35,6 +36,8 @@ struct LinkStats {
   uint64_t sent_frames = 0;  // queued
   uint64_t received_bytes = 0, received_frames = 0;
   uint64_t send_queue_full = 0;  // times append() was refused
+  uint64_t system_calls = 0;     // of the owner's thread
+  bool cooperative = false;      // whether the kernel does it, see Ring::open()
 };
 
 class Link {
@@ -65,7 +68,9 @@ class Link {
   /// before it considers the deadline passed, and delivers all that was received whole.
   Status wait(Time deadline, const std::function<Status(const FrameView&)>& on_frame);
 
-  /// From any thread, while the Link lives: makes a present or the next wait() return early.
+  /// From any thread, while the Link lives: makes a present or the next wait() return early. Makes a system
+  /// call only when the owner sleeps. The Link must live until this has returned, not only until its effect
+  /// is seen.
   void wake();
 
   bool open() const;

@@ -19,10 +19,14 @@ Ring::~Ring() {
   if (open_) io_uring_queue_exit(&ring_);
 }
 
-Status Ring::open(unsigned entries) {
+Status Ring::open(unsigned entries, bool cooperative) {
   REMUSD_ASSERT(!open_, "a ring is opened once");
-  // Without flags: the thread that sets a connection up need not be the one that serves it.
-  if (const int result = io_uring_queue_init(entries, &ring_, 0); result < 0) {
+  // Nothing that binds the ring to a thread: who sets a connection up need not be who serves it.
+  int result = -EINVAL;
+  if (cooperative)
+    result = io_uring_queue_init(entries, &ring_, IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG);
+  if (result == -EINVAL) result = io_uring_queue_init(entries, &ring_, 0);
+  if (result < 0) {
     if (result == -ENOSYS || result == -EPERM) {
       return {Code::unsupported,
               "set up io_uring: " + Status::from_errno("io_uring_setup", -result).message() +
@@ -44,6 +48,7 @@ io_uring_sqe* Ring::prepare() {
 }
 
 Status Ring::submit() {
+  ++system_calls_;
   const int result = io_uring_submit(&ring_);
   if (result < 0 && !passes(-result)) return Status::from_errno("submit to io_uring", -result);
   return {};
@@ -56,6 +61,7 @@ Status Ring::submit_and_wait(Duration timeout) {
   limit.tv_sec = ns / 1'000'000'000;
   limit.tv_nsec = ns % 1'000'000'000;
   io_uring_cqe* completion = nullptr;
+  ++system_calls_;
   const int result = io_uring_submit_and_wait_timeout(&ring_, &completion, 1, &limit, nullptr);
   if (result < 0 && !passes(-result)) return Status::from_errno("wait on io_uring", -result);
   return {};

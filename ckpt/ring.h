@@ -19,8 +19,13 @@ class Ring {
   Ring& operator=(const Ring&) = delete;
   ~Ring();
 
-  /// `unsupported` when the kernel has no io_uring or forbids it.
-  Status open(unsigned entries);
+  /// `unsupported` when the kernel has no io_uring or forbids it. `cooperative` asks that the kernel does not
+  /// interrupt the thread when an operation completes but waits for its next system call; a kernel that does
+  /// not know it (before 5.19) is used without.
+  Status open(unsigned entries, bool cooperative);
+  bool cooperative() const { return (ring_.flags & IORING_SETUP_COOP_TASKRUN) != 0; }
+  /// System calls so far, but for the rare one that reap() makes.
+  uint64_t system_calls() const { return system_calls_; }
   /// An empty entry; the caller fills it and sets its user data after. REQUIRES: fewer than `entries` were
   /// prepared since the last submit (asserted).
   io_uring_sqe* prepare();
@@ -31,7 +36,8 @@ class Ring {
   /// for completions once even when it is 0. One system call. A signal ends the wait early.
   Status submit_and_wait(Duration timeout);
 
-  /// Calls on_completion(user_data, result) for each completion that is there, without a system call.
+  /// Calls on_completion(user_data, result) for each completion that is there: without a system call, unless
+  /// the kernel says that it holds some back.
   template <typename Function>
   void reap(Function on_completion) {
     io_uring_cqe* completion = nullptr;
@@ -45,6 +51,7 @@ class Ring {
 
  private:
   io_uring ring_{};
+  uint64_t system_calls_ = 0;
   bool open_ = false;
 };
 
