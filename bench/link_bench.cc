@@ -1,20 +1,16 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// What a link costs: the way of a COMMIT to the backup's handler and of the ACK back, with 0 to 1 MiB of pages
-// before it, and a stream of pages one way. Variants of the link alternate within one run, so that what else
-// the machine does meets all of them. Usage: link_bench [rounds [transport/measure]]
+// What a link costs: the way of a COMMIT to the backup's handler and of the ACK back, with 0 to 1 MiB of
+// pages before it; a stream of pages one way; a wake-up. Variants of LinkOptions alternate within one run, so
+// that what else the machine does meets all of them. Usage: link_bench [rounds [part of transport/measure]]
 #include <arpa/inet.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 
-#include <sched.h>
-#include <atomic>
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <latch>
 #include <string>
 #include <thread>
 #include <vector>
@@ -27,23 +23,30 @@ namespace {
 struct Variant {
   const char* name;
   LinkOptions options;
-  int encode = 0;
 };
 
 struct Figures {
-  double micros = 0;  // of one round trip (the median), or of one frame of a stream
+  double micros = 0;                     // of one round trip (the median), or of one frame of a stream
   double near_cpu = 0, far_cpu = 0;      // microseconds of processor time for the same
-  double near_enters = 0, far_enters = 0;  // system calls for the same
+  double near_calls = 0, far_calls = 0;  // system calls for the same
+};
+
+enum class Kind {
+  round_trips,  // one after the other
+  paced,        // with a pause before each, so that both sides sleep, as between epochs
+  stream,       // PAGES alone, one COMMIT at the end
+  wakes,        // from another thread, the next when the last was seen
+  free_wakes,   // from another thread that does not wait
 };
 
 struct Measure {
   const char* name;
+  Kind kind;
   size_t body_bytes;  // of PAGES before each COMMIT; 0: none
   int count;
-  bool stream;        // no COMMIT but at the end
-  int pause_us = 0;
 };
 
+constexpr Duration kPause = std::chrono::microseconds(500);
 constexpr size_t kCommitBytes = 48, kAckBytes = 16;
 
 [[noreturn]] void fail(const std::string& what) {
@@ -103,42 +106,34 @@ class Peer {
         }) {}
   void join() { thread_.join(); }
   double cpu() const { return cpu_; }
-  double enters() const { return enters_; }
+  double calls() const { return calls_; }
 
  private:
   void run(Link& link) {
     const std::vector<std::byte> ack(kAckBytes);
-    while (link.wait(Time::max(), [&](const FrameView& frame) {
-                 if (frame.type() != FrameType::commit) return Status();
-                 const uint64_t epoch = frame.header.epoch;
-                 if (epoch == first_ || epoch == last_) {
-                   const double sign = epoch == first_ ? -1 : 1;
-                   cpu_ += sign * cpu_micros(CLOCK_THREAD_CPUTIME_ID);
-                   enters_ += sign * static_cast<double>(link.stats().enters);
-                 }
-                 return link.append(FrameType::ack, epoch, ack);
-               }).ok()) {
+    while (link.wait(Time::max(),
+                     [&](const FrameView& frame) {
+                       if (frame.type() != FrameType::commit) return Status();
+                       const uint64_t epoch = frame.header.epoch;
+                       if (epoch == first_ || epoch == last_) {
+                         const double sign = epoch == first_ ? -1 : 1;
+                         cpu_ += sign * cpu_micros(CLOCK_THREAD_CPUTIME_ID);
+                         calls_ += sign * static_cast<double>(link.stats().system_calls);
+                       }
+                       return link.append(FrameType::ack, epoch, ack);
+                     })
+               .ok()) {
     }
   }
 
   uint64_t first_, last_;
-  double cpu_ = 0, enters_ = 0;
+  double cpu_ = 0, calls_ = 0;
   std::thread thread_;  // last: it uses the others
 };
 
-void put(Link& link, FrameType type, uint64_t epoch, std::span<const std::byte> body, int encode = 0) {
+void put(Link& link, FrameType type, uint64_t epoch, std::span<const std::byte> body) {
   while (link.send_space() < sizeof(FrameHeader) + body.size())
     check(link.wait(Time::max(), [](const FrameView&) { return Status(); }));
-  if (encode == 2) {
-    std::memcpy(link.reserve(), body.data(), body.size());
-    check(link.commit(type, epoch, body.size()));
-    return;
-  }
-  if (encode == 1) {
-    static std::vector<std::byte> encoded(1 << 20);
-    std::memcpy(encoded.data(), body.data(), body.size());
-    body = {encoded.data(), body.size()};
-  }
   check(link.append(type, epoch, body));
 }
 
@@ -152,8 +147,8 @@ void round_trip(Link& link, uint64_t epoch) {
     }));
 }
 
-/// A wake() from another thread every few microseconds while the link's thread is busy or asleep.
-Figures run_wake(const Measure& measure, const Variant& variant, bool tcp) {
+/// The far side of the figures stays 0.
+Figures run_wakes(const Measure& measure, const Variant& variant, bool tcp) {
   auto [near_fd, far_fd] = tcp ? tcp_pair() : unix_pair();
   auto link = Link::adopt(std::move(near_fd), variant.options);
   check(link.status());
@@ -162,7 +157,7 @@ Figures run_wake(const Measure& measure, const Variant& variant, bool tcp) {
     for (int i = 1; i <= measure.count; ++i) {
       posted = i;
       (*link)->wake();
-      if (!measure.stream) while (seen != i) ::sched_yield();
+      while (measure.kind == Kind::wakes && seen != i) std::this_thread::yield();
     }
   });
   const double cpu = cpu_micros(CLOCK_THREAD_CPUTIME_ID);
@@ -174,16 +169,16 @@ Figures run_wake(const Measure& measure, const Variant& variant, bool tcp) {
   Figures figures;
   figures.micros = micros(Clock::now() - began) / measure.count;
   figures.near_cpu = (cpu_micros(CLOCK_THREAD_CPUTIME_ID) - cpu) / measure.count;
-  figures.near_enters = static_cast<double>((*link)->stats().enters) / measure.count;
+  figures.near_calls = static_cast<double>((*link)->stats().system_calls) / measure.count;
   waker.join();
-  figures.far_cpu = figures.far_enters = 1;
   return figures;
 }
 
 Figures run(const Measure& measure, const Variant& variant, bool tcp) {
   auto [near_fd, far_fd] = tcp ? tcp_pair() : unix_pair();
-  const int warm = measure.stream ? 1 : 20;
-  const int rounds = measure.stream ? 1 : measure.count;
+  const bool stream = measure.kind == Kind::stream;
+  const int warm = stream ? 1 : 20;
+  const int rounds = stream ? 1 : measure.count;
   const auto first = static_cast<uint64_t>(warm), last = static_cast<uint64_t>(warm + rounds);
   Peer peer(std::move(far_fd), variant, first, last);
   auto link = Link::adopt(std::move(near_fd), variant.options);
@@ -191,35 +186,35 @@ Figures run(const Measure& measure, const Variant& variant, bool tcp) {
   const std::vector<std::byte> body(measure.body_bytes, std::byte{0x5a});
   std::vector<double> times;
   Figures figures;
-  uint64_t enters = 0;
+  uint64_t calls = 0;
   Time began{};
   for (uint64_t epoch = 1; epoch <= last; ++epoch) {
     if (epoch == first + 1) {
       figures.near_cpu = -cpu_micros(CLOCK_THREAD_CPUTIME_ID);
-      enters = (*link)->stats().enters;
+      calls = (*link)->stats().system_calls;
     }
-    if (measure.pause_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(measure.pause_us));
+    if (measure.kind == Kind::paced) std::this_thread::sleep_for(kPause);
     began = Clock::now();
-    const int frames = measure.stream ? (epoch > first ? measure.count : 64) : (body.empty() ? 0 : 1);
-    for (int i = 0; i < frames; ++i) put(**link, FrameType::pages, epoch, body, variant.encode);
+    const int frames = stream ? (epoch > first ? measure.count : 64) : (body.empty() ? 0 : 1);
+    for (int i = 0; i < frames; ++i) put(**link, FrameType::pages, epoch, body);
     round_trip(**link, epoch);
     if (epoch > first) times.push_back(micros(Clock::now() - began));
   }
   const double count = measure.count;
   figures.near_cpu = (figures.near_cpu + cpu_micros(CLOCK_THREAD_CPUTIME_ID)) / count;
-  figures.near_enters = static_cast<double>((*link)->stats().enters - enters) / count;
-  figures.micros = measure.stream ? times[0] / count : median(times);
+  figures.near_calls = static_cast<double>((*link)->stats().system_calls - calls) / count;
+  figures.micros = stream ? times[0] / count : median(times);
   link->reset();
   peer.join();
   figures.far_cpu = peer.cpu() / count;
-  figures.far_enters = peer.enters() / count;
+  figures.far_calls = peer.calls() / count;
   return figures;
 }
 
 void report(const std::string& name, const std::vector<Variant>& variants,
             const std::vector<std::vector<Figures>>& runs) {
-  std::printf("%-22s %-14s %9s %6s %9s %6s %9s %6s %8s %8s\n", name.c_str(), "variant", "us", "ratio", "cpu near",
-              "ratio", "cpu far", "ratio", "calls n", "calls f");
+  std::printf("%-22s %-14s %9s %6s %9s %6s %9s %6s %8s %8s\n", name.c_str(), "variant", "us", "ratio",
+              "cpu near", "ratio", "cpu far", "ratio", "calls n", "calls f");
   const auto of = [](const std::vector<Figures>& all, double Figures::*field) {
     std::vector<double> values;
     for (const Figures& one : all) values.push_back(one.*field);
@@ -228,69 +223,37 @@ void report(const std::string& name, const std::vector<Variant>& variants,
   // Of each round against the first variant in the same round.
   const auto ratio = [&](size_t variant, double Figures::*field) {
     std::vector<double> values;
-    for (size_t i = 0; i < runs[0].size(); ++i) values.push_back(runs[variant][i].*field / (runs[0][i].*field));
+    for (size_t i = 0; i < runs[0].size(); ++i)
+      values.push_back(runs[variant][i].*field / std::max(runs[0][i].*field, 1e-9));
     return median(values);
   };
   for (size_t i = 0; i < variants.size(); ++i) {
     std::printf("%-22s %-14s %9.2f %6.3f %9.2f %6.3f %9.2f %6.3f %8.2f %8.2f\n", "", variants[i].name,
                 of(runs[i], &Figures::micros), ratio(i, &Figures::micros), of(runs[i], &Figures::near_cpu),
                 ratio(i, &Figures::near_cpu), of(runs[i], &Figures::far_cpu), ratio(i, &Figures::far_cpu),
-                of(runs[i], &Figures::near_enters), of(runs[i], &Figures::far_enters));
+                of(runs[i], &Figures::near_calls), of(runs[i], &Figures::far_calls));
   }
   std::fflush(stdout);
 }
 
-int run_all(int rounds, const std::string& filter, const std::vector<std::string>& only) {
-  static const Variant all[] = {
-    {"plain", {}},
-    {"plain2", {}},
-    {"coop", {.x = xCoop}},
-    {"coopflag", {.x = xCoopFlag}},
-    {"single", {.x = xSingle}},
-    {"defer", {.x = xDefer}},
-    {"files", {.x = xFiles}},
-    {"ringfd", {.x = xRingFd}},
-    {"early", {.x = xEarly}},
-    {"waitall", {.x = xWaitall}},
-    {"zc", {.x = xZc}},
-    {"zcfixed", {.x = xZcFixed}},
-    {"pollfirst", {.x = xPollFirst}},
-    {"head", {.x = xHead}},
-    {"huge", {.x = xHuge}},
-    {"spin", {.x = xSpin}},
-    {"recvall", {.x = xRecvAll}},
-    {"send256", {.x = xSend256}},
-    {"send1m", {.x = xSend1M}},
-    {"piggy", {.x = xPiggy}},
-    {"piggy+defer", {.x = xPiggy|xDefer}},
-    {"flagwake", {.x = xFlagWake}},
-    {"mtx", {.x = xMirrorTx}},
-    {"mrx", {.x = xMirrorRx}},
-    {"mtxrx", {.x = xMirrorTx|xMirrorRx}},
-    {"encode", {}, 1},
-    {"encodemtx", {.x = xMirrorTx}, 1},
-    {"inplace", {.x = xMirrorTx}, 2},
-    {"multi", {.x = xMulti}},
-    {"multi+defer", {.x = xMulti | xDefer | xEarly}},
-    {"buf1m", {.sockbuf = 1 << 20}},
-    {"buf4m", {.sockbuf = 4 << 20}},
-    {"rx2m", {.receive_buffer_bytes = (2u << 20) + 65536}},
-    {"rx8m", {.receive_buffer_bytes = 8u << 20}},
-    {"tx4m", {.send_queue_bytes = 4u << 20}},
-    {"early+defer", {.x = xEarly | xDefer}},
-    {"e+d+files+fd", {.x = xEarly | xDefer | xFiles | xRingFd}},
-    {"e+coopf+files", {.x = xEarly | xCoopFlag | xFiles}},
-    {"huge+head", {.x = xHuge | xHead}},
+int run_all(int rounds, const std::string& filter) {
+  // A change of the link is measured by an option that turns it on, here, for as long as it is not decided.
+  const std::vector<Variant> variants = {
+      {"as it is", {}},
+      {"the same", {}},  // how far equal things are apart in this run
+      {"queue 4 MiB", {.send_queue_bytes = 4u << 20}},
+      {"receive 8 MiB", {.receive_buffer_bytes = 8u << 20}},
   };
-  std::vector<Variant> variants;
-  for (const Variant& one : all)
-    if (only.empty() || std::find(only.begin(), only.end(), one.name) != only.end()) variants.push_back(one);
   const Measure measures[] = {
-      {"commit_ack", 0, 3000, false},         {"paced_commit", 0, 500, false, 500}, {"paced_256k", 256u << 10, 300, false, 500},
-      {"paced_1m", 1u << 20, 150, false, 500}, {"pages_64k", 64u << 10, 2000, false},
-      {"pages_256k", 256u << 10, 1000, false}, {"pages_1m", 1u << 20, 300, false},
-      {"stream_1m", 1u << 20, 1024, true},
-      {"wake", 1, 20000, false}, {"wakebusy", 1, 20000, true},
+      {"commit", Kind::round_trips, 0, 3000},
+      {"commit_64k", Kind::round_trips, 64u << 10, 2000},
+      {"commit_256k", Kind::round_trips, 256u << 10, 1000},
+      {"commit_1m", Kind::round_trips, 1u << 20, 300},
+      {"paced_commit", Kind::paced, 0, 500},
+      {"paced_commit_1m", Kind::paced, 1u << 20, 150},
+      {"stream_1m", Kind::stream, 1u << 20, 1024},
+      {"wake", Kind::wakes, 0, 20000},
+      {"wake_free", Kind::free_wakes, 0, 20000},
   };
   for (const bool tcp : {true, false}) {
     for (const Measure& measure : measures) {
@@ -300,7 +263,9 @@ int run_all(int rounds, const std::string& filter, const std::vector<std::string
       for (int round = 0; round < rounds; ++round)
         for (size_t i = 0; i < variants.size(); ++i) {
           const size_t which = (i + round) % variants.size();
-          runs[which].push_back(measure.body_bytes == 1 ? run_wake(measure, variants[which], tcp) : run(measure, variants[which], tcp));
+          runs[which].push_back(measure.kind == Kind::wakes || measure.kind == Kind::free_wakes
+                                    ? run_wakes(measure, variants[which], tcp)
+                                    : run(measure, variants[which], tcp));
         }
       report(name, variants, runs);
     }
@@ -313,7 +278,5 @@ int run_all(int rounds, const std::string& filter, const std::vector<std::string
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 7;
-  std::vector<std::string> only;
-  for (int i = 3; i < argc; ++i) only.push_back(argv[i]);
-  return remusd::ckpt::run_all(rounds < 1 ? 1 : rounds, argc > 2 ? argv[2] : "", only);
+  return remusd::ckpt::run_all(rounds < 1 ? 1 : rounds, argc > 2 ? argv[2] : "");
 }

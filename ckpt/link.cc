@@ -255,8 +255,7 @@ Result<std::unique_ptr<Link>> Link::adopt(ScopedFd socket, const LinkOptions& op
   if (!state->wake_fd) return Status::from_errno("make an eventfd");
   REMUSD_ASSIGN(state->send, Mapping::anonymous(options.send_queue_bytes, /*populate=*/false));
   REMUSD_ASSIGN(state->receive, Mapping::anonymous(options.receive_buffer_bytes, /*populate=*/false));
-  REMUSD_TRY(state->ring.open(kRingEntries, options.cooperative));
-  state->stats.cooperative = state->ring.cooperative();
+  REMUSD_TRY(state->ring.open(kRingEntries));
   if (!already_read.empty()) std::memcpy(state->receive.data(), already_read.data(), already_read.size());
   state->end = already_read.size();
   state->stats.received_bytes = already_read.size();

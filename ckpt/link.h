@@ -27,7 +27,6 @@ namespace remusd::ckpt {
 struct LinkOptions {
   size_t send_queue_bytes = 16u << 20;
   size_t receive_buffer_bytes = 4u << 20;  // at least one whole frame; two are better
-  bool cooperative = true;                 // as Ring::open(); off: as on an older kernel, for tests
 };
 inline constexpr size_t kMinSendQueueBytes = 64u << 10;
 
@@ -37,7 +36,6 @@ struct LinkStats {
   uint64_t received_bytes = 0, received_frames = 0;
   uint64_t send_queue_full = 0;  // times append() was refused
   uint64_t system_calls = 0;     // of the owner's thread
-  bool cooperative = false;      // whether the kernel does it, see Ring::open()
 };
 
 class Link {

@@ -19,14 +19,11 @@ Ring::~Ring() {
   if (open_) io_uring_queue_exit(&ring_);
 }
 
-Status Ring::open(unsigned entries, bool cooperative) {
+Status Ring::open(unsigned entries) {
   REMUSD_ASSERT(!open_, "a ring is opened once");
-  // Nothing that binds the ring to a thread: who sets a connection up need not be who serves it.
-  int result = -EINVAL;
-  if (cooperative)
-    result = io_uring_queue_init(entries, &ring_, IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG);
-  if (result == -EINVAL) result = io_uring_queue_init(entries, &ring_, 0);
-  if (result < 0) {
+  // Without flags: the thread that sets a connection up need not be the one that serves it, and who closes it
+  // need not be either (docs/performance.md tells what IORING_SETUP_DEFER_TASKRUN would bring).
+  if (const int result = io_uring_queue_init(entries, &ring_, 0); result < 0) {
     if (result == -ENOSYS || result == -EPERM) {
       return {Code::unsupported,
               "set up io_uring: " + Status::from_errno("io_uring_setup", -result).message() +

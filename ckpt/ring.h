@@ -19,12 +19,9 @@ class Ring {
   Ring& operator=(const Ring&) = delete;
   ~Ring();
 
-  /// `unsupported` when the kernel has no io_uring or forbids it. `cooperative` asks that the kernel does not
-  /// interrupt the thread when an operation completes but waits for its next system call; a kernel that does
-  /// not know it (before 5.19) is used without.
-  Status open(unsigned entries, bool cooperative);
-  bool cooperative() const { return (ring_.flags & IORING_SETUP_COOP_TASKRUN) != 0; }
-  /// System calls so far, but for the rare one that reap() makes.
+  /// `unsupported` when the kernel has no io_uring or forbids it.
+  Status open(unsigned entries);
+  /// System calls so far.
   uint64_t system_calls() const { return system_calls_; }
   /// An empty entry; the caller fills it and sets its user data after. REQUIRES: fewer than `entries` were
   /// prepared since the last submit (asserted).
@@ -36,8 +33,7 @@ class Ring {
   /// for completions once even when it is 0. One system call. A signal ends the wait early.
   Status submit_and_wait(Duration timeout);
 
-  /// Calls on_completion(user_data, result) for each completion that is there: without a system call, unless
-  /// the kernel says that it holds some back.
+  /// Calls on_completion(user_data, result) for each completion that is there, without a system call.
   template <typename Function>
   void reap(Function on_completion) {
     io_uring_cqe* completion = nullptr;

@@ -17,8 +17,7 @@ using namespace std::chrono_literals;
 
 constexpr Duration kPatience = 30s;
 
-/// The parameter: LinkOptions::cooperative.
-class LinkCallsTest : public ::testing::TestWithParam<bool> {
+class LinkCallsTest : public ::testing::Test {
  protected:
   void SetUp() override {
     int fds[2];
@@ -27,9 +26,7 @@ class LinkCallsTest : public ::testing::TestWithParam<bool> {
     far_ = adopt(fds[1]);
   }
   static std::unique_ptr<Link> adopt(int fd) {
-    LinkOptions options;
-    options.cooperative = GetParam();
-    auto link = Link::adopt(ScopedFd(fd), options);
+    auto link = Link::adopt(ScopedFd(fd), {});
     EXPECT_TRUE(link.ok()) << link.status().message();
     return std::move(*link);
   }
@@ -41,11 +38,7 @@ Status ignore(const FrameView&) {
   return {};
 }
 
-TEST_P(LinkCallsTest, WhatIsNotAskedForIsNotUsed) {
-  EXPECT_TRUE(GetParam() || !near_->stats().cooperative);
-}
-
-TEST_P(LinkCallsTest, AnAnswerTakesTwoSystemCalls) {
+TEST_F(LinkCallsTest, AnAnswerTakesTwoSystemCalls) {
   constexpr uint64_t kRounds = 200;
   uint64_t answered = 0, calls = 0;
   std::thread backup([&] {
@@ -84,7 +77,7 @@ TEST_P(LinkCallsTest, AnAnswerTakesTwoSystemCalls) {
   EXPECT_LE(near_->stats().system_calls, 2 * kRounds + 10);
 }
 
-TEST_P(LinkCallsTest, WakingWhoIsAwakeCallsNothingAndCountsOnce) {
+TEST_F(LinkCallsTest, WakingWhoIsAwakeCallsNothingAndCountsOnce) {
   ASSERT_TRUE(near_->wait(Clock::now(), ignore).ok());
   for (int i = 0; i < 1000; ++i) near_->wake();
   const Time start = Clock::now();
@@ -95,7 +88,7 @@ TEST_P(LinkCallsTest, WakingWhoIsAwakeCallsNothingAndCountsOnce) {
   EXPECT_GE(Clock::now() - before, 20ms);
 }
 
-TEST_P(LinkCallsTest, NoWakeIsLost) {
+TEST_F(LinkCallsTest, NoWakeIsLost) {
   constexpr int kWakers = 2, kEach = 5000;
   std::atomic<int> posted[kWakers] = {}, seen[kWakers] = {};
   std::atomic<bool> gone = false;
@@ -125,7 +118,7 @@ TEST_P(LinkCallsTest, NoWakeIsLost) {
   for (std::thread& waker : wakers) waker.join();
 }
 
-TEST_P(LinkCallsTest, AReceiveThatWentWithAnAnswerIsNotForgotten) {
+TEST_F(LinkCallsTest, AReceiveThatWentWithAnAnswerIsNotForgotten) {
   // The far side answers and then does not wait for long: what came meanwhile is there at the next look.
   const std::vector<std::byte> body(100);
   ASSERT_TRUE(near_->append(FrameType::commit, 1, body).ok());
@@ -147,9 +140,6 @@ TEST_P(LinkCallsTest, AReceiveThatWentWithAnAnswerIsNotForgotten) {
   }
   EXPECT_EQ(frames, 4);
 }
-
-INSTANTIATE_TEST_SUITE_P(Kernels, LinkCallsTest, ::testing::Bool(),
-                         [](const auto& test) { return test.param ? "Cooperative" : "Old"; });
 
 }  // namespace
 }  // namespace remusd::ckpt

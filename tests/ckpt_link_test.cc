@@ -62,10 +62,7 @@ std::pair<ScopedFd, ScopedFd> tcp_pair() {
   return {std::move(*client), ScopedFd(::accept(listener.socket.get(), nullptr, nullptr))};
 }
 
-bool cooperative = true;  // what the test that runs asks for
-
-std::unique_ptr<Link> adopt(ScopedFd socket, LinkOptions options = {}) {
-  options.cooperative = cooperative;
+std::unique_ptr<Link> adopt(ScopedFd socket, const LinkOptions& options = {}) {
   Result<std::unique_ptr<Link>> link = Link::adopt(std::move(socket), options);
   EXPECT_TRUE(link.ok()) << link.status().message();
   return std::move(*link);
@@ -132,14 +129,12 @@ bool forbid_plain_io(int socket) {
          ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
 }
 
-enum class Transport { unix_socket, tcp, tcp_on_old_kernel };
+enum class Transport { unix_socket, tcp };
 
 class LinkTest : public ::testing::TestWithParam<Transport> {
  protected:
-  void SetUp() override { cooperative = GetParam() != Transport::tcp_on_old_kernel; }
-  void TearDown() override { cooperative = true; }
   static std::pair<ScopedFd, ScopedFd> sockets() {
-    return GetParam() == Transport::unix_socket ? unix_pair() : tcp_pair();
+    return GetParam() == Transport::tcp ? tcp_pair() : unix_pair();
   }
 };
 
@@ -471,14 +466,8 @@ TEST_P(LinkTest, OperationsOutliveTheThreadThatStartedThem) {
   EXPECT_TRUE(serve(*link, &frames, [&] { return !frames.empty(); }).ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(Transports, LinkTest,
-                         ::testing::Values(Transport::unix_socket, Transport::tcp,
-                                           Transport::tcp_on_old_kernel),
-                         [](const auto& test) {
-                           return test.param == Transport::unix_socket ? "Unix"
-                                  : test.param == Transport::tcp       ? "Tcp"
-                                                                       : "TcpOnOldKernel";
-                         });
+INSTANTIATE_TEST_SUITE_P(Transports, LinkTest, ::testing::Values(Transport::unix_socket, Transport::tcp),
+                         [](const auto& test) { return test.param == Transport::tcp ? "Tcp" : "Unix"; });
 
 TEST(LinkAdoptTest, TcpGetsNoDelayAndANonBlockingSocketIsTaken) {
   auto [a, b] = tcp_pair();
