@@ -67,6 +67,7 @@ Status read_file(const std::string& path, Config* config) {
                         integer_field("heartbeat_ms", 1, 10000, &config->heartbeat_ms),
                         integer_field("heartbeat_lost", 2, 1000, &config->heartbeat_lost),
                         integer_field("staging_mib", 8, 65536, &config->staging_mib),
+                        integer_field("shadow_mib", 0, 1048576, &config->shadow_mib),
                         integer_field("packet_buffer_mib", 1, 65536, &config->packet_buffer_mib),
                         choice_field("tracker", {"auto", "async", "sync"}, &config->tracker),
                         integer_field("arbiter_timeout_ms", 10, 600000, &config->arbiter_timeout_ms),

@@ -40,6 +40,7 @@ struct Config {
   int heartbeat_ms = 20;
   int heartbeat_lost = 5;
   int staging_mib = 128;
+  int shadow_mib = 128;  // 0: no deltas
   int packet_buffer_mib = 64;
   std::string tracker = "auto";
   int arbiter_timeout_ms = 2000;

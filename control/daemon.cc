@@ -117,6 +117,7 @@ Status Daemon::open_all() {
   REMUSD_TRY(make_directory(config_.arbiter_directory, perms::owner_all));
   REMUSD_ASSIGN(arbiter_, arbiter::open_file_arbiter(config_.arbiter_directory));
   metrics_.set_limit("staging", static_cast<double>(config_.staging_mib) * 1048576);
+  metrics_.set_limit("shadow", static_cast<double>(config_.shadow_mib) * 1048576);
   metrics_.set_limit("packets", static_cast<double>(config_.packet_buffer_mib) * 1048576);
   const ckpt::LinkOptions link;
   metrics_.set_limit("link", static_cast<double>(link.send_queue_bytes + link.receive_buffer_bytes));

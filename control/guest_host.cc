@@ -125,6 +125,7 @@ primary::Options GuestHost::protection_options(const std::string& peer,
   options.heartbeat_lost = config.heartbeat_lost;
   options.arbiter_timeout = config.arbiter_timeout();
   options.staging_bytes = static_cast<size_t>(config.staging_mib) << 20;
+  options.shadow_bytes = static_cast<size_t>(config.shadow_mib) << 20;
   options.record_path = config.record_path;
   return options;
 }

@@ -56,6 +56,8 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
   status->memory_bytes = snapshot.memory_bytes;
   status->staging_used_bytes = snapshot.staging_used_bytes;
   status->staging_limit_bytes = snapshot.staging_limit_bytes;
+  status->shadow_used_bytes = snapshot.shadow_used_bytes;
+  status->shadow_limit_bytes = snapshot.shadow_limit_bytes;
   status->link_queue_bytes = snapshot.link_queue_bytes;
   status->heartbeat_rtt_seconds = snapshot.last_rtt_seconds;
   if (!snapshot.end.message().empty()) {

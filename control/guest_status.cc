@@ -49,6 +49,7 @@ json to_json(const GuestStatus& status) {
       {"memory_bytes", status.memory_bytes},
       {"held_bytes", status.held_bytes},
       {"staging_bytes", {{"used", status.staging_used_bytes}, {"limit", status.staging_limit_bytes}}},
+      {"shadow_bytes", {{"used", status.shadow_used_bytes}, {"limit", status.shadow_limit_bytes}}},
       {"heartbeat_rtt_ms", status.heartbeat_rtt_seconds * 1e3},
   };
 }

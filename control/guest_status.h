@@ -44,6 +44,7 @@ struct GuestStatus {
   uint64_t sync_sent_pages = 0, sync_total_pages = 0;
   uint64_t memory_bytes = 0, held_bytes = 0;
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
+  uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};
   double heartbeat_rtt_seconds = 0;
   bool live = false;  // a protection or a session goes on

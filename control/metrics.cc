@@ -7,6 +7,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <mutex>
@@ -77,6 +78,10 @@ struct Metrics::Families {
       counter("remusd_checkpoint_raw_bytes_total", "Bytes of committed epochs before encoding.");
   Family<Counter>& sent =
       counter("remusd_checkpoint_sent_bytes_total", "Bytes of committed epochs on the wire.");
+  Family<Counter>& pages =
+      counter("remusd_checkpoint_pages_total",
+              "Dirty pages of committed epochs by how they went: whole, as a delta, or same "
+              "(the backup had their content, nothing was sent).");
   Family<Gauge>& applied =
       gauge("remusd_applied_epoch", "Newest epoch in the standby's memory (on the backup).");
   Family<Gauge>& held = gauge("remusd_netbuf_held_bytes", "Bytes of the guest's packets held back now.");
@@ -178,6 +183,9 @@ struct VmMetrics::Series {
   Histogram& dirty = histogram(families.dirty, kPages);
   Counter& raw = add(families.raw, {});
   Counter& sent = add(families.sent, {});
+  Counter& pages_whole = counter(families.pages, "kind", "whole");
+  Counter& pages_delta = counter(families.pages, "kind", "delta");
+  Counter& pages_same = counter(families.pages, "kind", "same");
   Gauge& applied = add(families.applied, {});
   Gauge& held = add(families.held, {});
   Histogram& hold = histogram(families.hold, kSeconds);
@@ -193,6 +201,7 @@ struct VmMetrics::Series {
   Gauge& promote = add(families.promote, {});
   Gauge& memory_all = gauge(families.vm_memory, "kind", "all");
   Gauge& memory_staging = gauge(families.vm_memory, "kind", "staging");
+  Gauge& memory_shadow = gauge(families.vm_memory, "kind", "shadow");
   Gauge& memory_link = gauge(families.vm_memory, "kind", "link");
 
   std::mutex net_mutex;
@@ -213,6 +222,12 @@ void VmMetrics::on_epoch(const EpochSample& sample) {
   const std::array<Duration, kPhases.size()> phases{sample.stop,   sample.scan, sample.copy, sample.resume,
                                                     sample.encode, sample.wire, sample.ack};
   for (size_t i = 0; i < phases.size(); ++i) s.phases[i]->Observe(to_seconds(phases[i]));
+  // Of the first epoch the sample has only the pages of its pause.
+  const uint64_t captured = sample.dirty_pages + sample.precopy_pages;
+  const uint64_t spared = std::min(captured, sample.same_pages + sample.delta_pages);
+  s.pages_whole.Increment(static_cast<double>(captured - spared));
+  s.pages_delta.Increment(static_cast<double>(sample.delta_pages));
+  s.pages_same.Increment(static_cast<double>(sample.same_pages));
   s.raw.Increment(static_cast<double>(sample.raw_bytes));
   s.sent.Increment(static_cast<double>(sample.sent_bytes));
   s.last_commit.SetToCurrentTime();
@@ -263,6 +278,7 @@ void VmMetrics::on_status(const GuestStatus& status) {
   s.promote.Set(status.promote_ms / 1e3);
   s.memory_all.Set(static_cast<double>(status.memory_bytes));
   s.memory_staging.Set(static_cast<double>(status.staging_used_bytes));
+  s.memory_shadow.Set(static_cast<double>(status.shadow_used_bytes));
   s.memory_link.Set(static_cast<double>(status.link_queue_bytes));
 }
 
