@@ -2,18 +2,21 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 # Makes the test guest: a Debian kernel and an initramfs with busybox, network drivers and the service.
 #
-#   scripts/guest-image.sh [--flavour cloud|generic] [--service FILE]
+#   scripts/guest-image.sh [--flavour cloud|generic] [--with servers] [--service FILE]
 #
 # Leaves vmlinuz and initrd.gz in build/guest-image (cloud) or build/guest-image/generic. The cloud kernel
-# has no e1000 driver: guests with an e1000 need the generic one. Made again only when something changed.
-# Nothing is installed on this machine. The kernel's package is kept in build/guest-image/cache.
+# has no e1000 driver: guests with an e1000 need the generic one. --with servers adds Debian's redis and
+# lighttpd, in build/guest-image/servers; remusd.servers=kv,web on the kernel's command line starts them.
+# Made again only when something changed. Nothing is installed on this machine. What was unpacked from
+# packages is kept in build/guest-image/cache.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-flavour=cloud
+flavour=cloud servers=
 service=build/release/tests/guest_service/guest_service
 while [ $# -gt 0 ]; do
   case $1 in
     --flavour) flavour=${2:-}; shift 2 || usage_error "--flavour needs a value" ;;
+    --with) [ "${2:-}" = servers ] || usage_error "--with takes 'servers'"; servers=1; shift 2 ;;
     --service) service=${2:-}; shift 2 || usage_error "--service needs a file" ;;
     -h | --help) print_help; exit 0 ;;
     *) usage_error "unknown argument '$1'" ;;
@@ -24,6 +27,8 @@ case $flavour in
   generic) meta=linux-image-amd64 modules="virtio_pci virtio_net e1000" out=build/guest-image/generic ;;
   *) usage_error "unknown flavour '$flavour'" ;;
 esac
+[ -z "$servers" ] || [ "$flavour" = cloud ] || usage_error "--with servers goes with the cloud flavour"
+[ -z "$servers" ] || out=build/guest-image/servers
 [ -x "$service" ] || die "$service is not built: cmake --build --preset release --target guest_service"
 
 cache=build/guest-image/cache
@@ -36,11 +41,12 @@ made_of=$(cat "$out/inputs" 2>/dev/null || true)
 if [ -s "$out/vmlinuz" ] && [ -s "$out/initrd.gz" ] && [ "$made_of" = "$inputs" ]; then exit 0; fi
 rm -f "$out/inputs"
 
+fetch() { (cd "$cache" && rm -f "$1"_*.deb && apt_get -o APT::Sandbox::User=root download "$1"); }
+
 # The kernel, unpacked from its package.
 tree=$cache/$flavour
 if [ ! -e "$tree/complete" ]; then
   package() { apt-cache depends "$meta" 2>/dev/null | awk '$1 == "Depends:" { print $2; exit }'; }
-  fetch() { (cd "$cache" && rm -f "$1"_*.deb && apt_get -o APT::Sandbox::User=root download "$1"); }
   name=$(package)
   if [ -z "$name" ] || ! fetch "$name"; then
     apt_get update || die "apt-get update failed"
@@ -58,12 +64,72 @@ if [ ! -e "$tree/complete" ]; then
 fi
 version=$(cat "$tree/complete")
 
+# The servers, unpacked from their packages, with those of their libraries that not every Debian has.
+server_packages="redis-tools lighttpd libatomic1 libjemalloc2 liblzf1 libhiredis0.14 liblua5.1-0 lua-bitop
+                 lua-cjson libsystemd0 libnettle8 libpcre2-8-0 libxxhash0 libcrypt1 libssl3"
+if [ -n "$servers" ] && [ ! -e "$cache/servers/complete" ]; then
+  rm -rf "$cache/servers"
+  mkdir "$cache/servers"
+  for name in $server_packages; do
+    fetch "$name" || { apt_get update && fetch "$name"; } || die "cannot download $name"
+    dpkg-deb -x "$cache/$name"_*.deb "$cache/servers"
+    rm -f "$cache/$name"_*.deb
+  done
+  touch "$cache/servers/complete"
+fi
+
+# add_program TREE SOURCE TARGET: a dynamic program and the libraries that it names, from TREE or, like the C
+# library, from this machine.
+add_program() {
+  local tree=$1 waiting=("$2") file name found
+  local loader=ld-linux-x86-64.so.2 libraries=lib/x86_64-linux-gnu
+  install -D "$2" "$root$3"
+  while [ "${#waiting[@]}" -gt 0 ]; do
+    file=${waiting[0]}
+    waiting=("${waiting[@]:1}")
+    for name in $(readelf -d "$file" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p') "$loader"; do
+      [ ! -e "$root/$libraries/$name" ] || continue
+      found=
+      for found in {"$tree",}{/usr,}/"$libraries/$name" {/usr,}/lib64/"$name" ""; do
+        [ -z "$found" ] || [ ! -e "$found" ] || break
+      done
+      [ -n "$found" ] || die "no library $name, which $file needs"
+      install -D "$(readlink -f "$found")" "$root/$libraries/$name"
+      waiting+=("$root/$libraries/$name")
+    done
+  done
+  install -D "$root/$libraries/$loader" "$root/lib64/$loader"
+}
+
+# The servers' configuration: all in memory, nothing logged, as few timers as they allow.
+add_servers() {
+  local tree=$cache/servers module
+  # Debian's redis-server is redis-check-rdb under another name.
+  add_program "$tree" "$tree/usr/bin/redis-check-rdb" /usr/bin/redis-server
+  add_program "$tree" "$tree/usr/sbin/lighttpd" /usr/sbin/lighttpd
+  for module in mod_indexfile mod_staticfile; do
+    [ ! -e "$tree/usr/lib/lighttpd/$module.so" ] ||
+      add_program "$tree" "$tree/usr/lib/lighttpd/$module.so" "/usr/lib/lighttpd/$module.so"
+  done
+  mkdir -p "$root/etc" "$root/srv" "$root/tmp" "$root/var/tmp"
+  printf '%s\n' 'bind 0.0.0.0' 'port 6379' 'protected-mode no' 'save ""' 'appendonly no' 'hz 1' \
+    'dynamic-hz no' 'dir /tmp' 'logfile ""' 'maxmemory 96mb' >"$root/etc/redis.conf"
+  printf '%s\n' 'server.document-root = "/srv"' 'server.port = 80' 'server.max-keep-alive-requests = 0' \
+    'server.max-keep-alive-idle = 60' 'index-file.names = ("index.html")' \
+    'mimetype.assign = ("" => "text/html")' >"$root/etc/lighttpd.conf"
+  # A page of 8 KiB, of words rather than of zeros.
+  seq 1 1900 | tr '\n' ' ' >"$root/srv/index.html"
+  printf 'root:x:0:0::/:/bin/false\n' >"$root/etc/passwd"
+  printf 'root:x:0:\n' >"$root/etc/group"
+}
+
 # The initramfs. Modules are plain or xz-compressed, as Debian's release has it; `order` lists them.
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/modules"
 cp /bin/busybox "$service" "$root/bin/"
 cp tests/guest_service/init "$root/init"
+[ -z "$servers" ] || add_servers
 for module in $modules; do
   modprobe -d "$tree" -S "$version" --show-depends "$module" || die "no module $module in $version"
 done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$root/list"
@@ -81,4 +147,5 @@ cp "$tree/boot/vmlinuz-$version" "$out/vmlinuz.part"
 mv "$out/initrd.gz.part" "$out/initrd.gz"
 mv "$out/vmlinuz.part" "$out/vmlinuz"
 printf '%s\n' "$inputs" >"$out/inputs"
-say "guest image: Linux $version ($flavour), $(du -h "$out/initrd.gz" | cut -f1) initramfs in $out"
+say "guest image: Linux $version ($flavour${servers:+, servers})," \
+  "$(du -h "$out/initrd.gz" | cut -f1) initramfs in $out"

@@ -29,17 +29,10 @@ def options(**changes):
     return argparse.Namespace(**fields)
 
 
-def fetch(host, path):
-    """A page of the host's HTTP endpoint, asked from the host itself."""
-    program = ("import urllib.request, sys; "
-               "sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())")
-    return run(*host.ns.command(sys.executable, "-c", program, f"http://127.0.0.1:9470{path}")).stdout
-
-
 def lost_packets(host):
     """Packets of the guest that the gates gave up, by the daemon's own count."""
     counters = ("remusd_netbuf_dropped_packets_total", "remusd_netbuf_discarded_packets_total")
-    return sum(float(line.split()[-1]) for line in fetch(host, "/metrics").splitlines()
+    return sum(float(line.split()[-1]) for line in host.fetch("/metrics").splitlines()
                if line.startswith(counters))
 
 
@@ -256,13 +249,13 @@ class Metrics(unittest.TestCase):
         with World(protection(chosen)) as world:
             boot(world, chosen)
             protect(world)
-            text = fetch(world.a, "/metrics")
+            text = world.a.fetch("/metrics")
             for series in ("remusd_build_info", "remusd_epoch_pause_seconds_bucket", "remusd_epochs_total"):
                 self.assertIn(series, text)
             checked = run("promtool", "check", "metrics", stdin=text, check=False)
             self.assertEqual((checked.returncode, checked.stderr + checked.stdout), (0, ""))
             for path in ("/livez", "/readyz", "/vm/vm1/primary"):
-                fetch(world.a, path)
+                world.a.fetch(path)
 
 
 class BadInput(unittest.TestCase):

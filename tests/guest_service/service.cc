@@ -9,7 +9,9 @@
 //   TCP 7001  {u32 length, bytes}             -> {u64 message number, u64 running hash}; see hash() below
 //   UDP 7002  {u32 command, u32 argument}     -> {u64 pages dirtied, u64 spins, u64 uptime ns, u64 corrupt
 //             0 read, 1 set dirty rate           pages}. A reboot is answered first.
-//             (pages/s), 2 reboot, 3 spin 0/1
+//             (pages/s), 2 reboot, 3 spin 0/1,
+//             4 set of pages, 5 shuffled 0/1,
+//             6 content (see dirtier.h)
 //
 // Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S remusd.pages=N remusd.spin=0|1.
 #include <arpa/inet.h>
@@ -176,6 +178,9 @@ class Load {
       if (request[0] == 1) dirtier_.set_rate(request[1]);
       if (request[0] == 2) std::thread(restart).detach();
       if (request[0] == 3) spinner_.switch_on(request[1] != 0);
+      if (request[0] == 4) dirtier_.set_pages(request[1]);
+      if (request[0] == 5) dirtier_.set_shuffled(request[1] != 0);
+      if (request[0] == 6 && request[1] <= 2) dirtier_.set_content(static_cast<Content>(request[1]));
       const std::array<uint64_t, 4> state = {dirtier_.dirtied(), spinner_.iterations(), uptime_ns(),
                                              dirtier_.corrupt()};
       const auto* bytes = reinterpret_cast<const std::byte*>(state.data());

@@ -8,7 +8,7 @@ Takes one command a line on stdin and answers each with one JSON object a line o
 
     connect        waits for the service, opens the session, starts the traffic
     progress       what was seen so far
-    load COMMAND ARGUMENT      the service's UDP port 7002: 0 read, 1 set dirty rate, 2 reboot, 3 spin
+    load COMMAND ARGUMENT      the service's UDP port 7002: see service.cc
     finish [BEGIN END]         ends the traffic, audits every answer and judges; the times of the kill
 """
 
@@ -179,15 +179,17 @@ class Client:
         return {"connected": True, "seconds": round(time.monotonic() - begin, 2)}
 
     def load(self, command, argument):
-        """Asks the load port, with retries (not for a reboot, which must not happen twice)."""
+        """Asks the load port, with retries (not for a reboot, which must not happen twice). `asked` is when,
+        on the clock outside: the guest's own stands still in pauses, and a reply is held."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             asker.connect((self.options.guest, LOAD_PORT))
             asker.settimeout(0.5)
             for _ in range(1 if command == 2 else 10):
+                asked = time.monotonic()
                 try:
                     asker.send(struct.pack("<II", command, argument))
                     state = struct.unpack("<QQQQ", asker.recv(64))
-                    return dict(zip(("dirtied", "spins", "uptime_ns", "corrupt"), state))
+                    return dict(zip(("dirtied", "spins", "uptime_ns", "corrupt"), state), asked=asked)
                 except OSError:
                     continue
         return {"error": "the load port does not answer"}

@@ -36,22 +36,27 @@ def count(text):
 
 
 def protection(options):
-    return {"tracker": options.tracker, "epoch_ms": options.epoch_ms}
+    """The daemons' [protection]; heartbeat_ms and heartbeat_lost too where the options have them."""
+    optional = {key: getattr(options, key) for key in ("heartbeat_ms", "heartbeat_lost")
+                if hasattr(options, key)}
+    return {"tracker": options.tracker, "epoch_ms": options.epoch_ms, **optional}
 
 
-def boot(world, options, connect_timeout=60):
-    """Starts both daemons and vm1 on host a; returns the client, its traffic running."""
+def boot(world, options, connect_timeout=60, **guest):
+    """Starts both daemons and vm1 on host a; returns the client, its traffic running. `guest`: more for
+    define_guest."""
     world.a.start()
     world.b.start()
-    world.define_guest(nic=options.nic, vcpus=options.vcpus, machine=options.machine, dirty=options.dirty)
+    world.define_guest(nic=options.nic, vcpus=options.vcpus, machine=options.machine, dirty=options.dirty,
+                       **guest)
     world.a.must("start", "vm1")
     client = world.client(connect_timeout=connect_timeout)
     client.ask("connect", timeout=connect_timeout + 30)
     return client
 
 
-def protect(world, timeout=120):
-    world.a.must("protect", "vm1", "--peer", "b", "--timeout", f"{timeout}s", timeout=timeout + 10)
+def protect(world, timeout=120, guest="vm1", more=()):
+    world.a.must("protect", guest, "--peer", "b", "--timeout", f"{timeout}s", *more, timeout=timeout + 10)
 
 
 def go_on(client, since, replies=200, timeout=20):

@@ -156,6 +156,12 @@ class Host:
     def status(self, guest="vm1"):
         return self.ask("status", guest, good=(0, 3))  # 3: it is unprotected.
 
+    def fetch(self, path):
+        """A page of the host's HTTP endpoint, asked from the host itself."""
+        program = ("import urllib.request, sys; "
+                   "sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())")
+        return run(*self.ns.command(sys.executable, "-c", program, f"http://127.0.0.1:9470{path}")).stdout
+
     def wait_state(self, state, timeout=20, guest="vm1"):
         """Waits until the guest is in this state; its status then."""
         last = {}
@@ -296,12 +302,17 @@ class World:
         host.configure(os.path.join(self.dir, arbiter), addresses, listen, self.protection, qemu)
 
     def define_guest(self, nic="virtio-net-pci", vcpus=1, machine="pc", dirty=2000, cpu="qemu64", name="vm1",
-                     pages=4096, **changes):
-        """Writes the guest's definition on host a. The cloud kernel has no e1000 driver."""
+                     pages=4096, ip=GUEST_IP, servers="", **changes):
+        """Writes the guest's definition on host a. The cloud kernel has no e1000 driver; `servers` (kv,web)
+        needs the image with servers."""
         image = IMAGE if nic == "virtio-net-pci" else os.path.join(IMAGE, "generic")
+        if servers:
+            image = os.path.join(IMAGE, "servers")
         # Not nokaslr: a kernel that unpacks over its predecessor's code is very slow to reboot under TCG.
         append = ("console=ttyS0 quiet panic=1 mitigations=off cryptomgr.notests "
-                  f"remusd.ip={GUEST_IP}/24 remusd.dirty={dirty} remusd.pages={pages}")
+                  f"remusd.ip={ip}/24 remusd.dirty={dirty} remusd.pages={pages}")
+        if servers:
+            append += f" remusd.servers={servers}"
         fields = {"name": name, "driver": "qemu", "machine": machine, "accelerator": "tcg", "cpu": cpu,
                   "vcpus": vcpus, "memory_mib": 256, "kernel": f"{image}/vmlinuz",
                   "initrd": f"{image}/initrd.gz", "append": append, "serial_log": f"{self.dir}/serial.log"}
