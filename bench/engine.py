@@ -1,5 +1,5 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-"""The inner parts alone, from the programs that measure them (see CMakeLists.txt), and this machine's bounds."""
+"""The inner parts alone, from the programs that measure them, and what this machine can do at best."""
 
 import ctypes
 import json

@@ -261,7 +261,8 @@ def report(result):
                  if isinstance(value, (int, float))]
         if plain:
             parts.append(f"{name}: " + ", ".join(plain))
-    notes = [f"  {name}: {one['note']}" for group in ("remusd", "peers", "engine", "failover", "many", "large")
+    notes = [f"  {name}: {one['note']}"
+             for group in ("remusd", "peers", "engine", "failover", "many", "large")
              for name, one in notes_of(group, result.get(group, {})) if one.get("note", NOT_RUN) != NOT_RUN]
     if notes:
         parts.append("Notes\n" + "\n".join(notes))

@@ -1,10 +1,11 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 """What people would use instead: loops of stock QEMU's own ways to save a running guest.
 
-Each loop saves the guest again and again, dirty_8k running in it. pause: between QEMU's STOP and RESUME
-events, by their own timestamps, which QEMU sets when it stops and resumes. total: from sending the command
-until QEMU says that it is complete. Where the guest stays stopped afterwards, `cont` is sent at once and
-belongs to the pause.
+Each loop saves the guest again and again, dirty_8k running in it. pause: from QEMU's STOP event, by its own
+timestamp, which it takes when the guest stands, until the RESUME event; where QEMU leaves the guest stopped,
+`cont` is sent at once, and the pause lasts until it is answered, which is how remusd and its floor count
+theirs (they begin earlier, before `stop` is sent). stop_to_resume_ms is by the events alone.
+total: from sending the command until QEMU says that it is complete.
 """
 
 import os
@@ -13,9 +14,9 @@ import tempfile
 import time
 
 from figures import empty_peer, quantiles
-from qmp import Drain, Machine, QmpError, pauses_ms
+from qmp import Drain, Machine, QmpError, pauses_ms, stamp_ms
 
-DIRTY = "remusd.dirty=8000 remusd.pages=4096"
+DIRTY = "remusd.dirty=8000 remusd.pages=4096 remusd.spin=1"
 MOST_BANDWIDTH = 1 << 40  # bytes a second: no limit
 ONE_S = 20  # for one round of a loop; the slowest takes a few hundred milliseconds
 SPACING_S = 0.025
@@ -32,19 +33,24 @@ def capabilities(monitor, *names):
 
 
 def loop(machine, seconds, most, once, note):
-    """Runs once() until the time or the count is over; pauses from the events, totals from the clock."""
+    """Runs once() until the time or the count is over. once() returns when it was complete, and when `cont`
+    was answered (time.time(), as the events' timestamps are) or None."""
     monitor = machine.monitor
-    pauses, totals = [], []
+    pauses, between, totals = [], [], []
     end = time.monotonic() + seconds
     while time.monotonic() < end and len(totals) < most:
         monitor.drain()
         begun = time.monotonic()
-        completed = once()
+        completed, running = once()
         totals.append((completed - begun) * 1e3)
         monitor.wait(lambda event: event["event"] == "RESUME", ONE_S)
-        pauses += pauses_ms(monitor.drain())
+        events = monitor.drain()
+        between += pauses_ms(events)
+        pauses += ([running * 1e3 - stamp_ms(event) for event in events if event["event"] == "STOP"]
+                   if running else pauses_ms(events))
         time.sleep(SPACING_S)  # The guest runs on between two, as between two checkpoints.
-    return {"pause_ms": quantiles(pauses), "total_ms": quantiles(totals), "count": len(totals), "note": note}
+    return {"pause_ms": quantiles(pauses), "stop_to_resume_ms": quantiles(between),
+            "total_ms": quantiles(totals), "count": len(totals), "note": note}
 
 
 def migrate_once(monitor, uri, cont):
@@ -55,15 +61,16 @@ def migrate_once(monitor, uri, cont):
     if event["data"]["status"] != "completed":
         raise QmpError(f"migrate: {monitor.ask('query-migrate').get('error-desc', 'failed')}")
     deadline = time.monotonic() + ONE_S
-    while cont:
+    if not cont:
+        return completed, None
+    while True:
         # Right after the event QEMU may still say "Migration is not finalized yet".
         try:
             monitor.ask("cont")
-            return completed
+            return completed, time.time()
         except QmpError:
             if time.monotonic() > deadline:
                 raise
-    return completed
 
 
 def migrating(directory, image, seconds, shared, names, cont, note):
@@ -81,19 +88,19 @@ def migrating(directory, image, seconds, shared, names, cont, note):
 def migrate_ignore_shared(directory, image, seconds):
     return migrating(directory, image, seconds, True, ["x-ignore-shared"], True,
                      "device state and ROMs alone, RAM is not saved; into a drained unix socket, then cont; "
-                     "pause is STOP to RESUME")
+                     "pause is STOP until cont is answered")
 
 
 def migrate_live(directory, image, seconds):
     return migrating(directory, image, seconds, False, [], True,
                      "all RAM each time, live, no bandwidth limit, default downtime limit; into a drained "
-                     "unix socket, then cont; pause is STOP to RESUME")
+                     "unix socket, then cont; pause is STOP until cont is answered")
 
 
 def background_snapshot(directory, image, seconds):
     return migrating(directory, image, seconds, False, ["background-snapshot"], False,
-                     "all RAM each time, anonymous memory, into a drained unix socket; QEMU resumes the guest "
-                     "by itself; pause is STOP to RESUME, write faults while it saves come on top")
+                     "all RAM each time, anonymous memory, into a drained unix socket; QEMU resumes the "
+                     "guest by itself; pause is STOP to RESUME, write faults while it saves come on top")
 
 
 def job_done(monitor, name, timeout=ONE_S):
@@ -128,11 +135,11 @@ def snapshot_save(directory, image, seconds):
             completed = job_done(monitor, "save")
             monitor.ask("snapshot-delete", job_id="delete", tag="one", devices=["disk"])
             job_done(monitor, "delete")
-            return completed
+            return completed, None
 
         return loop(machine, seconds, 100, once,
-                    "all RAM into a qcow2 in memory (/dev/shm); deleting the old one is not counted; pause is "
-                    "STOP to RESUME")
+                    "all RAM into a qcow2 in memory (/dev/shm); deleting the old one is not counted; pause "
+                    "is STOP to RESUME")
 
 
 def colo_unix(directory, image, seconds):
@@ -151,17 +158,16 @@ def colo_unix(directory, image, seconds):
         primary.monitor.drain()
         begun = time.monotonic()
         primary.monitor.ask("migrate", uri=f"unix:{path}")
-        state = "before COLO: the first synchronisation did not end"
         try:
             event = primary.monitor.wait(
                 lambda event: event["event"] == "MIGRATION" and
                 event["data"]["status"] in ("colo", "failed", "completed"), COLO_S)
             if event["data"]["status"] != "colo":
                 return empty_peer(f"{what}: migration {event['data']['status']} before COLO")
-            state = "in COLO"
+            entered_s = time.monotonic() - begun
             first = primary.monitor.drain()
         except QmpError as error:
-            return empty_peer(f"{what}: {error} {state} within {COLO_S} s")
+            return empty_peer(f"{what}: did not enter COLO within {COLO_S} s: {error}")
         events, trouble = [], ""
         end = time.monotonic() + max(seconds, 10)
         try:
@@ -173,8 +179,8 @@ def colo_unix(directory, image, seconds):
         # The first STOP belongs to the migration into COLO, whose RESUME starts the first checkpoint.
         pauses = pauses_ms(first + events)[1:]
         if not pauses:
-            return empty_peer(f"{what}: entered COLO after {time.monotonic() - begun:.1f} s, but completed no "
-                              f"checkpoint in {max(seconds, 10):.0f} s{trouble}")
+            return empty_peer(f"{what}: entered COLO after {entered_s:.1f} s, but completed no checkpoint in "
+                              f"{max(seconds, 10):.0f} s{trouble}")
         return {"pause_ms": quantiles(pauses), "total_ms": {"p50": None}, "count": len(pauses),
                 "note": f"{what}; pause is STOP to RESUME of a checkpoint; QEMU does not tell when one is "
                         f"complete{trouble}"}

@@ -18,7 +18,7 @@ from measure import cpu_seconds, daemon_pid, set_dirty, stretch
 HERE = os.path.dirname(os.path.abspath(__file__))
 SETTLE_S = 0.7  # After the first sync, before counting: the stretch before must not be seen.
 FLOOR_PAUSES = 40
-LATENCY_CONNECTIONS, LATENCY_THINK_MS, BUSY_CONNECTIONS = 4, 5, 64
+LATENCY_CONNECTIONS, LATENCY_THINK_MS, BUSY_CONNECTIONS = 4, 5, 256
 NUMBER, COMPRESSIBLE, NOISE = 0, 1, 2  # what the guest's dirtier writes
 READ, SET_RATE, SPIN, SET_PAGES, SET_SHUFFLED, SET_CONTENT = 0, 1, 3, 4, 5, 6  # its load port
 

@@ -114,7 +114,7 @@ add_servers() {
   mkdir -p "$root/etc" "$root/srv" "$root/tmp" "$root/var/tmp"
   printf '%s\n' 'bind 0.0.0.0' 'port 6379' 'protected-mode no' 'save ""' 'appendonly no' 'hz 1' \
     'dynamic-hz no' 'dir /tmp' 'logfile ""' 'maxmemory 96mb' >"$root/etc/redis.conf"
-  printf '%s\n' 'server.document-root = "/srv"' 'server.port = 80' 'server.max-keep-alive-requests = 0' \
+  printf '%s\n' 'server.document-root = "/srv"' 'server.port = 80' 'server.max-keep-alive-requests = 65535' \
     'server.max-keep-alive-idle = 60' 'index-file.names = ("index.html")' \
     'mimetype.assign = ("" => "text/html")' >"$root/etc/lighttpd.conf"
   # A page of 8 KiB, of words rather than of zeros.
