@@ -22,6 +22,7 @@ from world import BUILD, IMAGE, ROOT  # noqa: E402
 WORKLOADS = {one.name: one for one in workloads.GUEST + workloads.SERVERS}
 PARTS = ("engine", "failover", "many", "large")
 GROUPS = {"remusd": list(WORKLOADS), "peers": list(peers.ALL)}
+BUSY_CORES = 0.2
 QUICK, FULL = {"seconds": 3.0, "rounds": 2, "failovers": 3}, {"seconds": 8.0, "rounds": 3, "failovers": 8}
 
 
@@ -56,6 +57,19 @@ def parse():
     return options
 
 
+def machine():
+    """What the figures were taken on, and how many of its cores were busy with something else before."""
+    def used():
+        with open("/proc/stat", encoding="ascii") as file:
+            fields = [int(word) for word in file.readline().split()[1:9]]
+        return sum(fields) - fields[3] - fields[4]  # all but idle and waiting
+
+    before, begun = used(), time.monotonic()
+    time.sleep(1)
+    busy = (used() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - begun)
+    return {"cpus": os.cpu_count(), "kernel": os.uname().release, "busy_cores_before": busy}
+
+
 def floor_of(measured):
     """The floor under the load that matters most, of those that ran."""
     for name in ("dirty_8k", "idle", *measured):
@@ -67,7 +81,9 @@ def floor_of(measured):
 
 def measure(options, tell):
     """Every part that was chosen; one that fails is told in `errors` and costs no other."""
-    result, errors = {}, {}
+    result, errors = {"machine": machine()}, {}
+    if result["machine"]["busy_cores_before"] > BUSY_CORES:
+        tell(f"{result['machine']['busy_cores_before']:.1f} cores are busy with something else: it will show")
 
     def part(name, run):
         if name not in options.only:

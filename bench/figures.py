@@ -226,6 +226,10 @@ def table(heads, rows):
 def report(result):
     """The whole result as text for people."""
     parts = []
+    if at(result, "machine.cpus"):
+        parts.append(f"{result['machine']['cpus']} processors, Linux {result['machine']['kernel']}; "
+                     f"{number(result['machine']['busy_cores_before'])} cores were busy with something else "
+                     "at the beginning")
     floor = at(result, "floor.pause_ms") or {}
     parts.append(f"Floor (stop, save the device state, continue; nothing captured): pause p50 "
                  f"{number(floor.get('p50'))} ms, p99 {number(floor.get('p99'))} ms")

@@ -221,7 +221,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--think-ms", type=float, default=0)
     parser.add_argument("words", type=int, nargs="*")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     try:
         answer = {"kv": lambda: run(Redis, options), "web": lambda: run(Web, options),
                   "fill": lambda: fill(options), "set": lambda: set_load(options)}[options.what]()
