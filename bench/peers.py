@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 
-from figures import empty_peer, quantiles
+from figures import empty_peer, number, quantiles
 from qmp import Drain, Machine, QmpError, pauses_ms, stamp_ms
 
 DIRTY = "remusd.dirty=8000 remusd.pages=4096 remusd.spin=1"
@@ -168,7 +168,7 @@ def colo_unix(directory, image, seconds):
             first = primary.monitor.drain()
         except QmpError as error:
             return empty_peer(f"{what}: did not enter COLO within {COLO_S} s: {error}")
-        events, trouble = [], ""
+        events, trouble, begun = [], "", time.monotonic()
         end = time.monotonic() + max(seconds, 10)
         try:
             while time.monotonic() < end:
@@ -176,14 +176,15 @@ def colo_unix(directory, image, seconds):
                 time.sleep(0.05)
         except QmpError as error:
             trouble = f"; then {error}"
+        span = time.monotonic() - begun
         # The first STOP belongs to the migration into COLO, whose RESUME starts the first checkpoint.
         pauses = pauses_ms(first + events)[1:]
         if not pauses:
             return empty_peer(f"{what}: entered COLO after {entered_s:.1f} s, but completed no checkpoint in "
-                              f"{max(seconds, 10):.0f} s{trouble}")
+                              f"{span:.0f} s{trouble}")
         return {"pause_ms": quantiles(pauses), "total_ms": {"p50": None}, "count": len(pauses),
-                "note": f"{what}; pause is STOP to RESUME of a checkpoint; QEMU does not tell when one is "
-                        f"complete{trouble}"}
+                "note": f"{what}; {len(pauses)} checkpoints in {span:.0f} s{trouble}; pause is STOP to RESUME of a "
+                        "checkpoint; QEMU does not tell when one is complete"}
 
 
 ALL = {"migrate_ignore_shared": migrate_ignore_shared, "migrate_live": migrate_live,
@@ -199,8 +200,8 @@ def measure(names, image, options, tell):
         try:
             found[name] = ALL[name](directory, image, options.seconds * 2)
             pause, total = found[name]["pause_ms"]["p50"], found[name]["total_ms"]["p50"]
-            tell(f"  {name}: " + (f"pause p50 {pause:.2f} ms, total p50 {total or 0:.1f} ms, "
-                                  f"{found[name]['count']} times" if pause is not None
+            tell(f"  {name}: " + (f"pause p50 {pause:.2f} ms, "
+                                  f"total p50 {number(total)} ms, {found[name]['count']} times" if pause is not None
                                   else found[name]["note"]))
         except (QmpError, OSError) as error:
             found[name] = empty_peer(f"not measured: {error}")

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 # Of middle lightness, and told apart without colour vision too.
 COLOURS = ("#4a8fc4", "#d9822b", "#6aa84f", "#a66bbf")
 INK, RULE = "#808080", "#80808055"
+STEEP = 50  # Values further apart than this are shown on a logarithmic scale.
 LEFT, RIGHT, TOP, BAR, GAP, WIDTH = 190, 70, 64, 14, 12, 760
 
 
@@ -101,7 +102,9 @@ def charts(result):
 
     def by_workload(title, unit, series, pick, **more):
         groups = [(name, pick(one)) for name, one in remusd if any(v is not None for v in pick(one))]
-        return bar_chart(title, unit, series, groups, **more)
+        known = [value for _, ours in groups for value in ours if value]
+        steep = bool(known) and max(known) > STEEP * min(known)
+        return bar_chart(title, unit, series, groups, logarithmic=steep, **more)
 
     def phase(one, name):
         return (one.get("phases_ms") or {}).get(name, {}).get("mean")
