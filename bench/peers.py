@@ -183,8 +183,8 @@ def colo_unix(directory, image, seconds):
             return empty_peer(f"{what}: entered COLO after {entered_s:.1f} s, but completed no checkpoint in "
                               f"{span:.0f} s{trouble}")
         return {"pause_ms": quantiles(pauses), "total_ms": {"p50": None}, "count": len(pauses),
-                "note": f"{what}; {len(pauses)} checkpoints in {span:.0f} s{trouble}; pause is STOP to RESUME of a "
-                        "checkpoint; QEMU does not tell when one is complete"}
+                "note": f"{what}; {len(pauses)} checkpoints in {span:.0f} s{trouble}; pause is STOP to RESUME of "
+                        "a checkpoint; QEMU does not tell when one is complete"}
 
 
 ALL = {"migrate_ignore_shared": migrate_ignore_shared, "migrate_live": migrate_live,
@@ -200,8 +200,8 @@ def measure(names, image, options, tell):
         try:
             found[name] = ALL[name](directory, image, options.seconds * 2)
             pause, total = found[name]["pause_ms"]["p50"], found[name]["total_ms"]["p50"]
-            tell(f"  {name}: " + (f"pause p50 {pause:.2f} ms, "
-                                  f"total p50 {number(total)} ms, {found[name]['count']} times" if pause is not None
+            tell(f"  {name}: " + (f"pause p50 {pause:.2f} ms, total p50 {number(total)} ms, "
+                                  f"{found[name]['count']} times" if pause is not None
                                   else found[name]["note"]))
         except (QmpError, OSError) as error:
             found[name] = empty_peer(f"not measured: {error}")
