@@ -114,7 +114,7 @@ def measure(options, tell):
     for name, error in errors.items():
         for group in ("remusd", "peers"):
             if name in result[group]:
-                result[group][name]["note"] = f"not measured: {error}"
+                result[group][name]["note"] = f"not measured: {error.splitlines()[0]}"
     if errors:
         result["errors"] = errors
     return result

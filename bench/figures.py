@@ -50,6 +50,13 @@ def middles(rounds):
     return middle(rounds)
 
 
+def means(a, b):
+    """Two objects of the same shape into one with the mean of each field."""
+    if isinstance(a, dict):
+        return {key: means(a[key], b[key]) for key in a}
+    return (a + b) / 2 if a is not None and b is not None else None
+
+
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)(?: \d+)?$")
 
 

@@ -183,8 +183,8 @@ def colo_unix(directory, image, seconds):
             return empty_peer(f"{what}: entered COLO after {entered_s:.1f} s, but completed no checkpoint in "
                               f"{span:.0f} s{trouble}")
         return {"pause_ms": quantiles(pauses), "total_ms": {"p50": None}, "count": len(pauses),
-                "note": f"{what}; {len(pauses)} checkpoints in {span:.0f} s{trouble}; pause is STOP to RESUME of "
-                        "a checkpoint; QEMU does not tell when one is complete"}
+                "note": f"{what}; {len(pauses)} checkpoints in {span:.0f} s{trouble}; pause is STOP to "
+                        "RESUME, total is not told by QEMU"}
 
 
 ALL = {"migrate_ignore_shared": migrate_ignore_shared, "migrate_live": migrate_live,

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from figures import empty_workload, middles, parse_metrics, phases, ratio
+from figures import empty_workload, means, middles, parse_metrics, phases, ratio
 from world import GUEST_IP, World, WorldError, run, wait_until
 from failover import boot, one_round, protect, protection
 from measure import cpu_seconds, daemon_pid, set_dirty, stretch
@@ -148,12 +148,13 @@ def arguments_of(workload, options):
     return more
 
 
-def one_comparison(world, client, workload, options):
-    """Unprotected, then protected."""
+def one_comparison(world, client, workload, options, before):
+    """Protected, then unprotected again; ratios are to the mean of the unprotected stretches before and
+    after, so that a machine which becomes slower or faster does not pass for a cost. Returns the figures and
+    the stretch after."""
     floor = None
     if not workload.server:
         floor = world.a.ask("bench", "floor", "vm1", "--count", str(FLOOR_PAUSES), timeout=60)["pause_ms"]
-    alone = load(world, client, workload, options.seconds)
     begun = time.monotonic()
     protect(world, more=arguments_of(workload, options))
     first_sync_s = time.monotonic() - begun
@@ -163,6 +164,8 @@ def one_comparison(world, client, workload, options):
     found = meter.read()
     world.a.must("unprotect", "vm1")
     world.a.wait_state("unprotected")
+    after = load(world, client, workload, options.seconds)
+    alone = means(before, after)
     found.update(floor_pause_ms=floor, first_sync_s=first_sync_s)
     if workload.server:
         found.update(request_ms=guarded["request_ms"], unprotected_request_ms=alone["request_ms"],
@@ -173,7 +176,7 @@ def one_comparison(world, client, workload, options):
     else:
         found["progress_ratio"] = ratio(guarded["spins_per_s"], alone["spins_per_s"])
         found["dirtied_ratio"] = ratio(guarded["dirtied_per_s"], alone["dirtied_per_s"])
-    return found
+    return found, after
 
 
 def compare(world, client, workload, options, tell):
@@ -189,8 +192,10 @@ def compare(world, client, workload, options, tell):
                                   (SET_CONTENT, workload.content), (SPIN, int(workload.spin))):
             client.ask(f"load {command} {argument}")
     rounds = []
+    alone = load(world, client, workload, options.seconds)
     for number in range(1, options.rounds + 1):
-        rounds.append(one_comparison(world, client, workload, options))
+        found, alone = one_comparison(world, client, workload, options, alone)
+        rounds.append(found)
         pause = rounds[-1]["pause_ms"]
         tell(f"  {workload.name} {number}/{options.rounds}: pause p50 {pause['p50']:.2f} p99 "
              f"{pause['p99']:.2f} ms" + summary(rounds[-1]))

@@ -32,6 +32,10 @@ class Quantiles(unittest.TestCase):
         self.assertEqual(figures.middles(rounds), {"a": 2.0, "b": {"c": 6.0}, "d": "x"})
         self.assertIsNone(figures.middles([None, None]))
 
+    def test_stretches_before_and_after_become_their_mean(self):
+        self.assertEqual(figures.means({"a": 1, "b": {"c": 4}}, {"a": 2, "b": {"c": None}}),
+                         {"a": 1.5, "b": {"c": None}})
+
     def test_ratio_of_what_was_not_measured_is_none(self):
         self.assertIsNone(figures.ratio(1, 0))
         self.assertIsNone(figures.ratio(None, 2))
