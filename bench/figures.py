@@ -73,12 +73,17 @@ def parse_metrics(text, vm="vm1"):
     return found
 
 
+# Phases that are known, as they follow each other; others come last.
+IN_ORDER = ("stop", "scan", "copy", "device", "save", "resume", "encode", "wire", "ack")
+
+
 def phases(before, after):
     """Mean and (by its buckets) p50 and p99 in ms of each phase, between two scrapes."""
     name, found = "remusd_epoch_phase_seconds", {}
-    for (series, labels), value in after.items():
-        if series != name + "_count":
-            continue
+    order = {phase: number for number, phase in enumerate(IN_ORDER)}
+    counts = sorted(((key, value) for key, value in after.items() if key[0] == name + "_count"),
+                    key=lambda one: order.get(dict(one[0][1])["phase"], len(order)))
+    for (series, labels), value in counts:
         count = value - before.get((series, labels), 0)
         if count <= 0:
             continue
@@ -252,10 +257,11 @@ def report(result):
                  "primary daemon;\nprogress: of an unprotected guest's)\n" +
                  table(("workload", "epoch", "pause p50", "p99", "max", "commit p50", "p99", "epochs/s",
                         "pages", "wire", "cpu", "progress"), rows))
-    rows = [(name, *((one.get("phases_ms") or {}).get(phase, {}).get("mean") for phase in PHASES))
+    steps = list(dict.fromkeys(phase for _, one in remusd for phase in one.get("phases_ms") or ()))
+    rows = [(name, *(at(one, f"phases_ms.{phase}.mean") for phase in steps))
             for name, one in remusd if one.get("phases_ms")]
     if rows:
-        parts.append("Phases of an epoch, mean ms\n" + table(("workload", *PHASES), rows))
+        parts.append("Phases of an epoch, mean ms\n" + table(("workload", *steps), rows))
     rows = [(name, one["unprotected_request_ms"]["p50"], one["request_ms"]["p50"], one["request_ms"]["p99"],
              one.get("unprotected_throughput_per_s"), one.get("throughput_per_s"), one["throughput_ratio"])
             for name, one in remusd if one["request_ms"]["p50"] is not None]
@@ -281,9 +287,6 @@ def report(result):
     parts.append("Wanted\n" + table(("", "measured", ""), [(text, value, words[holds])
                                                            for text, value, holds in wanted(result)]))
     return "\n\n".join(parts)
-
-
-PHASES = ("stop", "scan", "copy", "device", "resume", "encode", "wire", "ack")
 
 
 def notes_of(group, one):
