@@ -1,14 +1,13 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "backup/receiver.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <system_error>
 #include <utility>
 
 #include "backup/promotion.h"
 #include "ckpt/records.h"
+#include "ckpt/thread.h"
 
 namespace remusd::backup {
 namespace {
@@ -328,7 +327,7 @@ void Receiver::ask_arbiter(uint64_t expected_generation) {
   desired.nonce = nonce_;
   try {
     arbiter_thread_ = std::thread([this, desired, vm = handshake_.vm()] {
-      ::pthread_setname_np(::pthread_self(), "arbiter");
+      begin_thread("arbiter");
       const Time asked = Clock::now();
       arbiter::Answer answer =
           arbiter::acquire(arbiter_, vm, desired.generation - 1, desired, asked + options_.arbiter_timeout);

@@ -1,13 +1,12 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "backup/session.h"
 
-#include <pthread.h>
-
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "backup/receiver.h"
+#include "ckpt/thread.h"
 
 namespace remusd::backup {
 
@@ -35,7 +34,7 @@ Result<std::unique_ptr<Session>> Session::start(ScopedFd socket, arbiter::Arbite
   auto impl = std::make_unique<Impl>(std::move(link), arbiter, options, std::move(callbacks));
   try {
     impl->thread = std::thread([receiver = &impl->receiver] {
-      ::pthread_setname_np(::pthread_self(), "recv");
+      begin_thread("recv", Urgency::urgent);
       receiver->run();
     });
   } catch (const std::system_error& error) {

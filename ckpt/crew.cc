@@ -1,9 +1,8 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "ckpt/crew.h"
 
-#include <pthread.h>
-
 #include "ckpt/status.h"
+#include "ckpt/thread.h"
 
 namespace remusd {
 namespace {
@@ -26,8 +25,10 @@ uint64_t taken_of(uint64_t ticket) {
 
 Crew::Crew(size_t helpers, const std::string& name) {
   for (size_t i = 0; i < helpers; ++i) {
-    helpers_.emplace_back([this] { help(); });
-    ::pthread_setname_np(helpers_.back().native_handle(), name.c_str());
+    helpers_.emplace_back([this, name] {
+      begin_thread(name.c_str(), Urgency::urgent);
+      help();
+    });
   }
 }
 

@@ -2,7 +2,6 @@
 #include "netbuf/net_buffer.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -13,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "ckpt/thread.h"
 #include "netbuf/port.h"
 
 namespace remusd::netbuf {
@@ -52,8 +52,10 @@ class NetBuffer::Pump {
   Pump(std::vector<Port> ports, ScopedFd wake, Mode mode)
       : ports_(std::move(ports)), wake_(std::move(wake)), mode_(mode) {
     holds_.reserve(kMaxHolds);
-    thread_ = std::thread([this] { run(); });
-    ::pthread_setname_np(thread_.native_handle(), "net");
+    thread_ = std::thread([this] {
+      begin_thread("net", Urgency::urgent);
+      run();
+    });
   }
   ~Pump() {
     stop_ = true;

@@ -1,11 +1,10 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "primary/capture.h"
 
-#include <pthread.h>
-#include <sys/prctl.h>
-
 #include <algorithm>
 #include <cstring>
+
+#include "ckpt/thread.h"
 
 namespace remusd::primary {
 namespace {
@@ -43,8 +42,10 @@ Capture::~Capture() {
 
 void Capture::start() {
   REMUSD_ASSERT(!thread_.joinable(), "epochs start once");
-  thread_ = std::thread([this] { run(); });
-  ::pthread_setname_np(thread_.native_handle(), "epoch");
+  thread_ = std::thread([this] {
+    begin_thread("epoch", Urgency::urgent);
+    run();
+  });
 }
 
 void Capture::request_stop() {
@@ -125,8 +126,6 @@ Status Capture::protect() {
   }
   REMUSD_TRY(first_sync());
 
-  // The default slack of 50 us would be added to the latency of every epoch.
-  (void)::prctl(PR_SET_TIMERSLACK, 1UL);
   if (stop_asked()) return stopped();
   REMUSD_TRY(epoch(1, EpochReason::interval));
   for (uint64_t number = 2; guest_goes_on(); ++number) {

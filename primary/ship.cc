@@ -1,9 +1,9 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "primary/ship.h"
 
-#include <pthread.h>
-
 #include <algorithm>
+
+#include "ckpt/thread.h"
 
 namespace remusd::primary {
 namespace {
@@ -56,8 +56,10 @@ Status Ship::start() {
                            snapshot_.shadow_limit_bytes;
   snapshot_.staging_limit_bytes = staging_->limit_bytes();
   snapshot_.tracker = "none";
-  thread_ = std::thread([this] { run(); });
-  ::pthread_setname_np(thread_.native_handle(), "ship");
+  thread_ = std::thread([this] {
+    begin_thread("ship", Urgency::urgent);
+    run();
+  });
   return Status::ok_status();
 }
 
@@ -398,6 +400,7 @@ void Ship::ask(uint64_t expected_generation) {
   desired.epoch = core_.acked_epoch();
   desired.nonce = nonce_;
   arbiter_thread_ = std::thread([this, expected_generation, desired] {
+    begin_thread("arbiter");
     const Time began = Clock::now();
     arbiter::Answer answer = arbiter::acquire(arbiter_, config_.vm, expected_generation, desired,
                                               began + config_.options.arbiter_timeout);
@@ -408,7 +411,6 @@ void Ship::ask(uint64_t expected_generation) {
     }
     wake();
   });
-  ::pthread_setname_np(arbiter_thread_.native_handle(), "arbiter");
 }
 
 void Ship::publish() {

@@ -21,9 +21,6 @@ prepare_world bench/bench.py "$@"
 scripts/guest-image.sh --with servers \
   --service "${REMUSD_BUILD:-build/release}/tests/guest_service/guest_service"
 if [ -z "${REMUSD_BUILD:-}" ]; then
-  # Not all of a tree's states have all of these programs; what is missing is told as not measured.
-  mapfile -t programs < <(ninja -C build/release -t targets all 2>/dev/null |
-    sed -n 's/^\(ckpt_bench\|engine_bench\): phony$/\1/p' | sort -u)
-  [ "${#programs[@]}" = 0 ] || build release "${programs[@]}"
+  build release benchmarks
 fi
 exec /usr/bin/python3 bench/bench.py "$@"

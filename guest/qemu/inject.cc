@@ -3,7 +3,6 @@
 
 #include <elf.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -22,6 +21,7 @@
 #include <vector>
 
 #include "ckpt/scoped_fd.h"
+#include "ckpt/thread.h"
 #include "guest/qemu/inject_restart.h"
 
 namespace remusd::guest::qemu {
@@ -288,7 +288,7 @@ Status run_in_process(int pid, std::chrono::milliseconds deadline,
   }
   Status result;
   std::thread tracer([&] {
-    ::pthread_setname_np(::pthread_self(), "inject");
+    begin_thread("inject", Urgency::urgent);
     Tracee tracee(pid, deadline);
     result = tracee.attach();
     if (result.ok()) result = body(tracee);

@@ -5,12 +5,15 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+
+#include "ckpt/thread.h"
 
 namespace remusd::guest::qemu {
 namespace {
@@ -75,6 +78,8 @@ Result<Process> Process::spawn(const std::vector<std::string>& argv, const std::
   const int error =
       ::posix_spawnp(&pid, argv[0].c_str(), &plan.files, &plan.attributes, pointers.data(), environ);
   if (error != 0) return Status::from_errno("start '" + argv[0] + "'", error);
+  // An urgent thread of ours hands its priority down; the guest has that of the daemon.
+  (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(pid), own_nice());
 
   auto process = adopt(pid);
   if (process.ok()) {

@@ -21,7 +21,6 @@
 // The kernel keeps the protection of pages that it reclaims or whose holes are punched (markers), and a page
 // that is writable stays accounted for by its bit, whatever becomes of its table entry.
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -32,6 +31,7 @@
 #include <thread>
 #include <vector>
 
+#include "ckpt/thread.h"
 #include "guest/qemu/tracker_kinds.h"
 #include "guest/qemu/uffd.h"
 
@@ -148,7 +148,7 @@ void SyncTracker::answer(uint64_t page) {
 }
 
 void SyncTracker::serve_faults() {
-  ::pthread_setname_np(::pthread_self(), "fault");
+  begin_thread("fault", Urgency::urgent);
   std::array<uffd_msg, kMessagesPerRead> messages{};
   std::array<pollfd, 2> waits{{{uffd_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
   while (true) {

@@ -2,9 +2,10 @@
 #include "guest/sim/sim_guest.h"
 
 #include <poll.h>
-#include <pthread.h>
 
 #include <algorithm>
+
+#include "ckpt/thread.h"
 
 namespace remusd::guest::sim {
 namespace {
@@ -42,8 +43,10 @@ SimGuest::SimGuest(Facts facts, std::vector<NicEndpoint> nics, SimMachine machin
       next_step_(Clock::now() + kStep) {
   REMUSD_ASSERT(cards_.size() == machine_.config().cards.size(), "every card has its socket");
   saved_.reserve(kDeviceBytes);
-  thread_ = std::thread([this] { run(); });
-  ::pthread_setname_np(thread_.native_handle(), "sim");
+  thread_ = std::thread([this] {
+    begin_thread("sim");
+    run();
+  });
 }
 
 SimGuest::~SimGuest() {
