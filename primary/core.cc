@@ -222,6 +222,17 @@ void Core::ask_when_due(Time now, Actions* out) {
   out->add(Kind::ask_arbiter, config_.generation);
 }
 
+/// Signs of life are not enough: bytes can come for long without a frame becoming whole (a flipped bit in a
+/// length), or staging can hang, and output is held all that time. Ticks are counted, not time, so that a
+/// stall of ours says nothing about the backup.
+bool Core::ack_overdue() {
+  const bool waiting = acked_ < sent_ && acked_ == ticked_ack_;
+  ticked_ack_ = acked_;
+  ticks_without_ack_ = waiting ? ticks_without_ack_ + 1 : 0;
+  return link_up_ && intent_ == Intent::none &&
+         ticks_without_ack_ * config_.heartbeat_interval >= config_.ack_timeout;
+}
+
 Actions Core::tick(Time now) {
   Actions out;
   if (final()) return out;
@@ -239,6 +250,12 @@ Actions Core::tick(Time now) {
                                        std::to_string(static_cast<int64_t>(to_ms(detector_.window()))) +
                                        " ms"),
          config_.head_start, now, &out);
+  }
+  if (ack_overdue()) {
+    lose(
+        Status(Code::timed_out, "backup " + config_.peer + " lives, but acknowledged nothing for " +
+                                    std::to_string(static_cast<int64_t>(to_ms(config_.ack_timeout))) + " ms"),
+        Duration::zero(), now, &out);
   }
   if (order_deadline_ && now >= *order_deadline_) {
     order_deadline_.reset();

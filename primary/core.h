@@ -74,6 +74,7 @@ struct CoreConfig {
   Duration heartbeat_interval = std::chrono::milliseconds(20);
   int heartbeat_lost = 5;
   Duration handshake_timeout = std::chrono::seconds(60);
+  Duration ack_timeout = std::chrono::seconds(10);  // without progress, by ticks of ours: a backup that lives
   Duration head_start = std::chrono::milliseconds(500);  // for the backup, after an ordered failover
   Duration order_timeout = std::chrono::seconds(10);     // the backup must have gone away by then
   Duration backoff_first = std::chrono::milliseconds(100), backoff_limit = std::chrono::seconds(5);
@@ -123,6 +124,7 @@ class Core {
   void enter(State state, Actions* out);
   void stop_epochs(Actions* out);
   void drop_link(Actions* out);
+  bool ack_overdue();
   void lose(const Status& why, Duration head_start, Time now, Actions* out);
   void leave(Intent intent, Status why, Time now, Actions* out);
   void decide(Time now, Actions* out);
@@ -152,6 +154,8 @@ class Core {
   std::optional<Time> order_deadline_;
   Duration backoff_;
   uint64_t sealed_ = 0, sent_ = 0, acked_ = 0, released_ = 0;
+  uint64_t ticked_ack_ = 0;  // acked_ at the last tick
+  int ticks_without_ack_ = 0;
   std::array<uint64_t, kDigests> digests_{};  // of sent epochs, by epoch % kDigests
 };
 

@@ -99,6 +99,33 @@ TEST(PrimaryCore, GoesThroughSyncToProtectingAndReleasesWhatIsAcknowledged) {
   EXPECT_EQ(bench.core.released_epoch(), 1u);
 }
 
+TEST(PrimaryCore, ABackupThatLivesAndAcknowledgesNothingIsLost) {
+  // FAULTS.md 9, 11: a flipped bit in a frame's length keeps the backup waiting for bytes that never end.
+  Bench bench;
+  bench.to_protecting();
+  const auto ticks = [&](Duration time) {
+    for (Duration past{}; past < time; past += milliseconds(20)) {
+      bench.now += milliseconds(20);
+      bench.core.heard(bench.now);
+      bench.take(bench.core.tick(bench.now));
+    }
+  };
+  ticks(seconds(30));  // Nothing is waited for.
+  EXPECT_EQ(bench.core.state(), State::protecting);
+  bench.commit(2);
+  ticks(seconds(6));
+  bench.ack(2);
+  bench.commit(3);
+  bench.now += seconds(60);  // A stall of ours is not the backup's.
+  ticks(seconds(6));
+  EXPECT_EQ(bench.core.state(), State::protecting);
+  EXPECT_EQ(bench.count(Kind::ask_arbiter), 0u);
+  ticks(seconds(5));
+  EXPECT_EQ(bench.core.state(), State::deciding);
+  EXPECT_EQ(bench.count(Kind::ask_arbiter), 1u);
+  EXPECT_EQ(bench.count(Kind::close_link), 1u);
+}
+
 TEST(PrimaryCore, ADuplicateAckIsHarmlessAndAMissingOneIsCoveredByTheNext) {
   Bench bench;
   bench.to_protecting();
