@@ -1,0 +1,92 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// What must hold, judged from outside: the checkers keep their own truth of each session (what was sealed,
+// what the backup's store has staged whole, who holds the right to run) and compare with it whatever is
+// heard, committed, promoted or lost. They change nothing.
+//
+//   release   what leaves a host was said in an epoch that the backup has staged, or the host holds the right
+//             to run and no backup can have it; released <= acked <= sent <= sealed, acked <= staged
+//   image     memory, device state and disk of a committed image are those of one sealed epoch
+//   heard     promoted only with the right to run, passing only with it, never both at a time
+//   client    answers continue one history: no answer is heard twice with different content, and a promoted
+//             guest remembers all that was heard
+//   disk      after a crash no write is there without those that a flush had put before it
+//   loss      a guest is lost only with a host that had the right to run it
+//   liveness  (cluster.h) protected again, and answering, within a bound after the faults
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "arbiter/arbiter.h"
+#include "tests/simulate/gate.h"
+#include "tests/simulate/guest.h"
+
+namespace remusd::simulate {
+
+class Checkers {
+ public:
+  explicit Checkers(World& world) : world_(world) {}
+
+  // Truth.
+  uint64_t session_begins(HostId primary, uint64_t generation);
+  void sealed(uint64_t session, std::span<const std::byte> memory, std::span<const std::byte> device,
+              const Blocks& disk);
+  void commit_queued(uint64_t session) { sessions_[session - 1].committed = true; }
+  void staged(uint64_t session, uint64_t epoch) { sessions_[session - 1].staged = epoch; }
+  void record_installed(const arbiter::Record& record, bool asker_lives);
+  /// `disk`: what is left on it; null when the power stayed on.
+  void host_crashed(HostId host, const Disk* disk);
+  /// The guest ended by itself, or an operator ended what was left of it.
+  void excuse_loss() { loss_excused_ = true; }
+  void guest_started() { loss_excused_ = false; }
+  void applies_disk(HostId host, uint64_t epoch, const std::vector<DiskWrite>& writes);
+  /// The session of that generation; 0: none.
+  uint64_t find_session(uint64_t generation) const;
+
+  // Judgements.
+  void heard(HostId host, const Gate::Departure& departure);
+  void counters(uint64_t session, uint64_t released, uint64_t acked, uint64_t sent, uint64_t sealed);
+  void image(uint64_t session, uint64_t epoch, std::span<const std::byte> memory,
+             std::span<const std::byte> device, const Blocks& disk);
+  void promoted(uint64_t session, HostId host, uint64_t epoch, const std::string& nonce, const Guest& guest,
+                bool other_passes);
+  void passed(uint64_t session, HostId host, const std::string& nonce, bool other_passes);
+  void guest_lost();
+
+  /// The newest request that was answered.
+  uint64_t answered() const { return answered_; }
+
+ private:
+  struct Epoch {
+    uint64_t digest = 0;
+    Blocks disk{};
+  };
+  struct Session {
+    HostId primary = kA;
+    uint64_t generation = 0;
+    bool committed = false;  // a COMMIT was queued: the backup may have an image
+    uint64_t staged = 0;
+    std::vector<Epoch> epochs;  // by number - 1
+  };
+  struct DiskEntry {
+    uint64_t serial = 0;
+    bool barrier = false;
+  };
+
+  bool may_speak(HostId host, const Packet& packet, std::string* why) const;
+  void hear(const Packet& packet);
+  std::string about(uint64_t session) const;
+
+  World& world_;
+  arbiter::Record record_;
+  bool owner_died_ = false, loss_excused_ = false;
+  std::vector<Session> sessions_;
+  std::vector<std::vector<uint64_t>> heard_;  // by life, then by number - 1: content; 0: not heard
+  std::array<std::vector<DiskEntry>, kHosts> disks_;
+  uint64_t answered_ = 0;
+};
+
+}  // namespace remusd::simulate
