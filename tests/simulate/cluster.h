@@ -62,6 +62,7 @@ class Cluster {
   std::vector<Fault> faults_;
   Duration fault_spacing_{};
   bool faults_over_ = false;
+  bool hasty_ = false;  // the operator starts the guest wherever he may
   uint64_t request_ = 0;
   uint64_t must_answer_ = 0;  // the first request after the faults
   std::array<bool, kHosts> restarting_{};
