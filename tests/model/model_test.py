@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-"""Checks remus.pml with spin: safety over all interleavings, liveness with weak fairness, and that planted defects
-are found, so that neither proof is empty. Usage: model_test.py [Model.test_...]"""
+"""Checks remus.pml with spin: safety over all interleavings, liveness with weak fairness, and that planted
+defects are found, so that neither proof is empty. Usage: model_test.py [Model.test_...]"""
 
 import os
 import re
