@@ -446,16 +446,27 @@ void PrimaryShell::first_sync() {
   world_.at_host(host_, world_.random().between(milliseconds(1), milliseconds(20)), [this] { epoch(); });
 }
 
-/// Pause, seal, copy, save, resume: the guest does nothing meanwhile.
 void PrimaryShell::epoch() {
   if (stop_epochs_ || staging_stopped_ || !node_.guest()) return;
   if (slots_used_ == primary::kMaxInFlight) {
     waits_for_slot_ = true;
     return;
   }
+  ++slots_used_;
+  in_epoch_ = true;
+  // From here to the end of the pause nobody stops it.
+  world_.at_host(host_, world_.random().between(microseconds(50), milliseconds(2)), [this] { pause(); });
+}
+
+/// Pause, seal, copy, save, resume: the guest does nothing meanwhile.
+void PrimaryShell::pause() {
+  in_epoch_ = false;
+  if (failure_ != Failure::none) {
+    --slots_used_;
+    return end_epochs();
+  }
   Guest& guest = *node_.guest();
   const uint64_t number = next_epoch_++;
-  ++slots_used_;
   if (number == 1) {
     node_.gate()->hold(session_);
     staging_.push_back({.kind = Item::Kind::holding, .epoch = 0, .pages = {}, .data = {}});
@@ -472,6 +483,7 @@ void PrimaryShell::epoch() {
   world_.note(host_, "sealed epoch", number);
   staging_.push_back({.kind = Item::Kind::sealed, .epoch = number, .pages = {}, .data = std::move(device)});
   wake();
+  if (end_wanted_) return end_epochs();
   world_.at_host(host_, site_.timing.epoch_interval, [this] { epoch(); });
 }
 
@@ -484,7 +496,8 @@ bool PrimaryShell::fail_guest(bool gone) {
 }
 
 void PrimaryShell::end_epochs() {
-  if (std::exchange(epochs_ended_, true)) return;
+  end_wanted_ = true;
+  if (in_epoch_ || std::exchange(epochs_ended_, true)) return;
   staging_.push_back({.kind = Item::Kind::stopped, .epoch = 0, .pages = {}, .data = {}});
   wake();
 }

@@ -66,6 +66,7 @@ class PrimaryShell {
   // The epoch thread.
   void first_sync();
   void epoch();
+  void pause();
   void put_pages(std::vector<uint64_t> pages, uint64_t epoch);
   void end_epochs();
 
@@ -102,7 +103,7 @@ class PrimaryShell {
 
   enum class Failure { none, error, gone };
   Failure failure_ = Failure::none;
-  bool epochs_ended_ = false;
+  bool in_epoch_ = false, end_wanted_ = false, epochs_ended_ = false;
   bool epochs_run_ = false, stop_epochs_ = false, staging_stopped_ = false;
   uint64_t next_epoch_ = 1;
   uint32_t slots_used_ = 0;
