@@ -5,6 +5,8 @@
 // where it runs, gives an order at times. Each seed enables its own subset of faults, and how many
 // (swarm testing; Groce and others, ISSTA 2012), for a time; then all is well, and within kLivenessBound the
 // guest must be protected again and answer.
+//
+// FAULTS.md 1 to 5, 7 to 9, 11, 17 to 24, 26, 27, 32, 34, 38 to 41.
 #pragma once
 
 #include <string>
