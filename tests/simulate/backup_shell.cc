@@ -87,7 +87,7 @@ void BackupShell::turn() {
     if (core_.state() == backup::State::handshake && !blocked_ && now() >= handshake_deadline_) {
       core_.handshake_failed(Status(Code::timed_out, "the handshake took too long"), &actions_);
     }
-    if (!world_.plant(Plant::deaf_detector) || core_.acking_stopped()) core_.tick(now(), &actions_);
+    if (!deaf()) core_.tick(now(), &actions_);
     if (!perform()) return;
     heartbeat();
   }
@@ -101,7 +101,7 @@ void BackupShell::arm_timer() {
     delay = std::min(delay, std::max(handshake_deadline_ - now(), kTurn));
   }
   const Time next = core_.next_tick();
-  if (next != Time::max()) delay = std::min(delay, next - now());
+  if (next != Time::max() && !deaf()) delay = std::min(delay, next - now());
   if (open() && next_heartbeat_ != Time::max()) delay = std::min(delay, next_heartbeat_ - now());
   if (store_ && store_->pending()) delay = kSliceTurn;
   const uint32_t timer = ++timer_;

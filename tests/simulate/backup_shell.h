@@ -60,6 +60,7 @@ class BackupShell {
   // Planted bugs (plants.h).
   void plant_before_add(const ckpt::FrameView& frame);
   void plant_after_commit(uint64_t epoch);
+  bool deaf() const { return world_.plant(Plant::deaf_detector) && !core_.acking_stopped(); }
 
   Node& node_;
   Site& site_;
