@@ -144,7 +144,7 @@ class Meter:
 def arguments_of(workload, options):
     more = ["--epoch", workload.epoch]
     if workload.latency_target:
-        more += ["--latency-target", options.latency_target]
+        more += ["--latency-target", options.latency_target, "--max-slowdown", options.max_slowdown]
     return more
 
 

@@ -21,11 +21,15 @@ int own_nice() {
   return ::getpriority(PRIO_PROCESS, static_cast<id_t>(::getpid()));
 }
 
+int urgent_nice() {
+  return std::max(own_nice() - kUrgentBy, kLowestNice);
+}
+
 void begin_thread(const char* name, Urgency urgency) {
   ::pthread_setname_np(::pthread_self(), name);
   const bool urgent = urgency == Urgency::urgent;
   // Refused without the right to it: then it runs like any other.
-  (void)::setpriority(PRIO_PROCESS, 0, std::max(own_nice() - (urgent ? kUrgentBy : 0), kLowestNice));
+  (void)::setpriority(PRIO_PROCESS, 0, urgent ? urgent_nice() : own_nice());
   // 0: back to the default, 50 us.
   (void)::prctl(PR_SET_TIMERSLACK, urgent ? 1UL : 0UL);
 }

@@ -14,5 +14,7 @@ void begin_thread(const char* name, Urgency urgency = Urgency::normal);
 
 /// The nice value that this process was started with: for processes that it starts.
 int own_nice();
+/// That of urgent threads.
+int urgent_nice();
 
 }  // namespace remusd

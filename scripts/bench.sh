@@ -4,7 +4,7 @@
 # workloads.
 #
 #   scripts/bench.sh [--quick] [--json] [--only NAME,...] [--seconds S] [--rounds N] [--failovers N]
-#                    [--latency-target D] [--out FOLDER]
+#                    [--latency-target D] [--max-slowdown P] [--out FOLDER]
 #
 # Prints tables and, for each figure that is wanted, whether it holds; leaves bench.json and a chart (SVG) for
 # each figure in build/bench. --json: the last line is the same JSON object. --quick: within 8 minutes on 2

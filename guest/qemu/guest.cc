@@ -65,6 +65,7 @@ Status QemuGuest::start_tracking() {
   REMUSD_ASSIGN(tracker_, plant_tracker(machine_->process.pid(), machine_->ram.range, machine_->tracker,
                                         [this](int fd) { return give_fd(fd); }));
   tracker_name_ = tracker_->name();
+  priority_ = PausePriority(pid());
   first_collect_ = true;
   return {};
 }
@@ -72,6 +73,7 @@ Status QemuGuest::start_tracking() {
 Status QemuGuest::stop_tracking() {
   tracker_.reset();
   tracker_name_ = "none";
+  priority_ = {};
   if (tracker_fdsets_.empty() || machine_->process.gone(Duration::zero())) return {};
   const std::lock_guard lock(machine_->mutex);
   for (const int64_t set : tracker_fdsets_) {

@@ -12,6 +12,7 @@
 
 #include "guest/guest.h"
 #include "guest/qemu/machine.h"
+#include "guest/qemu/priority.h"
 #include "guest/qemu/tracker.h"
 
 namespace remusd::guest::qemu {
@@ -59,6 +60,7 @@ class QemuGuest : public Guest {
   std::string tracker_name_ = "none";
   std::unique_ptr<Tracker> tracker_;
   std::vector<int64_t> tracker_fdsets_;
+  PausePriority priority_;  // while it is tracked
   bool first_collect_ = false;
   PageSet populated_;
 
