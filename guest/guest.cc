@@ -15,6 +15,13 @@ bool is_sim(const Definition& definition) {
 
 }  // namespace
 
+Result<Duration> Guest::plain_pause() {
+  const Time began = Clock::now();
+  REMUSD_TRY(pause());
+  REMUSD_TRY(resume());
+  return Clock::now() - began;
+}
+
 Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverOptions& options) {
   return is_sim(definition) ? sim::start(definition, options) : qemu::start(definition, options);
 }

@@ -9,12 +9,12 @@
 //
 //   running --pause()--> paused --resume()--> running
 //
-// save(), collect_dirty() and reading memory() are allowed in both. destroy() is allowed always and is final.
-// Threads: the capture calls (pause, save, resume, collect_dirty, start_tracking, stop_tracking, base_stream)
-// belong to one thread at a time, the epoch thread. facts(), memory(), destroy() and take_events() may be
-// called from any thread.
-// A call that touches the hypervisor has a deadline of its own and returns timed_out or unavailable rather
-// than hang; after that the guest's state is unknown and only destroy() is allowed.
+// collect_dirty() and reading memory() are allowed in both, save() while running. destroy() is allowed always
+// and is final. Threads: the capture calls (pause, save, resume, collect_dirty, start_tracking,
+// stop_tracking, base_stream) belong to one thread at a time, the epoch thread. facts(), memory(), destroy()
+// and take_events() may be called from any thread. A call that touches the hypervisor has a deadline of its
+// own and returns timed_out or unavailable rather than hang; after that the guest's state is unknown and only
+// destroy() is allowed.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +25,7 @@
 #include <string>
 #include <vector>
 
+#include "ckpt/clock.h"
 #include "ckpt/pages.h"
 #include "ckpt/status.h"
 #include "guest/definition.h"
@@ -74,9 +75,12 @@ class Guest {
   virtual Status pause() = 0;
   /// Lets it run again, once its device state is saved; the caller need not wait for that.
   virtual Status resume() = 0;
-  /// Device state as of the last pause(), before or after the resume(). The span is valid until the next
-  /// pause(). A state that could not be saved is told here, not by resume().
+  /// Device state as of the last pause(), once it was resumed. The span is valid until the next pause(). A
+  /// state that could not be saved is told here, not by resume().
   virtual Result<std::span<const std::byte>> save() = 0;
+  /// The floor of any checkpoint, for comparison: stops, saves and continues the guest by the hypervisor's
+  /// own orders, each given after the answer to the one before, and captures nothing. How long it stood.
+  virtual Result<Duration> plain_pause();
 
   /// What the backup needs once and not per epoch (ROM contents, for QEMU); opaque to the engine. May be
   /// called only while running; pauses the guest for some milliseconds and lets it run again.

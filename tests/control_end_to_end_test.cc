@@ -15,7 +15,7 @@ std::string daemon_binary() {
 }
 
 int run_python(const std::string& script) {
-  const auto path = std::filesystem::path(__FILE__).parent_path() / script;
+  const auto path = std::filesystem::path(REMUSD_SOURCE_DIR) / "tests" / script;
   const std::string command =
       "REMUSD_BINARY='" + daemon_binary() + "' /usr/bin/python3 '" + path.string() + "'";
   return std::system(command.c_str());

@@ -3,8 +3,11 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <thread>
 
 #include "guest/qemu/stream.h"
@@ -23,6 +26,16 @@ constexpr Duration kFinishPoll = 200us;
 // The general monitor hears every STOP and RESUME, too: read it before its socket fills.
 constexpr uint64_t kDrainEvery = 16;
 
+// QEMU stops the guest, writes its device state into a pipe and lets the guest run on, all in one command.
+// Most of the state does not fit the pipe: QEMU waits, and the guest with it, until the pipe is made large.
+constexpr size_t kHoldingPipeBytes = 4096, kOpenPipeBytes = size_t{1} << 20;
+constexpr size_t kUsualDeviceBytes = size_t{256} << 10;
+
+Status size_pipe(int pipe, size_t bytes) {
+  if (::fcntl(pipe, F_SETPIPE_SZ, static_cast<int>(bytes)) == static_cast<int>(bytes)) return {};
+  return Status::from_errno("size the pipe of the device state");
+}
+
 std::string_view ahead(std::string_view command) {
   return command.substr(0, command.size() - 1);
 }
@@ -37,9 +50,7 @@ QemuGuest::~QemuGuest() {
   if (machine_->process.gone(Duration::zero())) return;
   if (phase_ == Phase::paused) (void)resume();
   (void)stop_tracking();
-  if (device_fdset_ < 0) return;
-  const std::lock_guard lock(machine_->mutex);
-  (void)machine_->general->call("remove-fd", {{"fdset-id", device_fdset_}});
+  ::unlink(machine_->save_path.c_str());
 }
 
 std::unique_lock<std::mutex> QemuGuest::lock_pause_monitor() {
@@ -61,7 +72,7 @@ Result<int> QemuGuest::give_fd(int fd) {
 
 Status QemuGuest::start_tracking() {
   REMUSD_TRY(stop_tracking());
-  REMUSD_TRY(open_device_file());
+  REMUSD_TRY(open_save_pipe());
   REMUSD_ASSIGN(tracker_, plant_tracker(machine_->process.pid(), machine_->ram.range, machine_->tracker,
                                         [this](int fd) { return give_fd(fd); }));
   tracker_name_ = tracker_->name();
@@ -99,64 +110,68 @@ Status QemuGuest::collect_dirty(PageSet* dirty) {
   return {};
 }
 
-Status QemuGuest::open_device_file() {
-  if (device_file_) return {};
-  ScopedFd memory(::memfd_create("remusd-device-state", MFD_CLOEXEC));
-  if (!memory) return Status::from_errno("make a file for the device state");
-  if (::ftruncate(memory.get(), kMaxDeviceBytes) != 0)
-    return Status::from_errno("size the device state's file");
-  REMUSD_ASSIGN(device_, Mapping::shared(memory.get(), kMaxDeviceBytes, false, "the device state"));
-  const std::string path = "/proc/self/fd/" + std::to_string(memory.get());
-  ScopedFd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (!file) return Status::from_errno("open the device state's file for writing");
-  const std::lock_guard lock(machine_->mutex);
-  REMUSD_ASSIGN(const json answer, machine_->general->call("add-fd", nullptr, file.get()));
-  if (!answer.is_object() || !answer.value("fdset-id", json()).is_number_integer()) {
-    return {Code::corrupt, "QMP add-fd: the answer names no set"};
+Status QemuGuest::open_save_pipe() {
+  if (save_pipe_) return {};
+  // A named one: QEMU truncates what it opens, which a descriptor of a pipe that is passed to it refuses.
+  const std::string& path = machine_->save_path;
+  ::unlink(path.c_str());
+  struct stat process {};
+  if (::stat(("/proc/" + std::to_string(pid())).c_str(), &process) != 0 ||
+      ::mkfifo(path.c_str(), 0600) != 0 || ::chown(path.c_str(), process.st_uid, process.st_gid) != 0) {
+    return Status::from_errno("make the pipe '" + path + "' for the device state");
   }
-  device_fdset_ = answer["fdset-id"].get<int64_t>();
-  save_command_ = R"({"execute":"xen-save-devices-state","arguments":{"filename":"/dev/fdset/)" +
-                  std::to_string(device_fdset_) + R"(","live":false}})";
-  device_file_ = std::move(file);
+  // For both ways: then QEMU never waits for a reader, and we never see an end.
+  ScopedFd pipe(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (!pipe) return Status::from_errno("open the pipe '" + path + "'");
+  REMUSD_TRY(size_pipe(pipe.get(), kHoldingPipeBytes));
+  save_command_ =
+      json{{"execute", "xen-save-devices-state"}, {"arguments", {{"filename", path}, {"live", false}}}}
+          .dump();
+  device_.resize(kUsualDeviceBytes);
+  save_pipe_ = std::move(pipe);
   return {};
 }
 
 Status QemuGuest::pause() {
   REMUSD_ASSERT(phase_ == Phase::running, "only a running guest is paused");
-  REMUSD_TRY(open_device_file());
-  if (::lseek(device_file_.get(), 0, SEEK_SET) != 0)
-    return Status::from_errno("rewind the device state's file");
+  REMUSD_TRY(open_save_pipe());
   const auto lock = lock_pause_monitor();
   Qmp* qmp = pause_monitor();
-  std::string commands(stop_ahead_ ? kLastByte : kStop);
-  commands += save_command_;
-  if (sends_ahead_) commands += ahead(kCont);
-  stop_ahead_ = false;
+  // Events of earlier stops, such as the base stream's, are none of this pause.
+  if (Status status = qmp->drain(); !status.ok()) return machine_->explain(status);
+  (void)qmp->take_stops();
+  device_bytes_ = 0;
+  const std::string_view command = save_ahead_ ? kLastByte : std::string_view(save_command_);
+  save_ahead_ = false;
+  if (Status status = qmp->write(command); !status.ok()) return machine_->explain(status);
   phase_ = Phase::paused;
-  save_outstanding_ = true;
-  if (Status status = qmp->write(commands); !status.ok()) return machine_->explain(status);
-  return machine_->explain(qmp->await_ok());
+  Status status = qmp->await_stop(save_pipe_.get());
+  if (!status.ok() && qmp->broken().ok()) phase_ = Phase::running;  // QEMU itself refused.
+  return machine_->explain(status).with_context("stop the guest");
 }
 
-Status QemuGuest::await_save() {
-  if (!save_outstanding_) return save_status_;
-  const auto lock = lock_pause_monitor();
-  save_outstanding_ = false;
-  save_status_ = pause_monitor()->await_ok();
-  return save_status_;
+/// Takes what QEMU has written so far.
+Status QemuGuest::take_saved() {
+  for (;;) {
+    if (device_bytes_ == device_.size()) device_.resize(2 * device_.size());
+    const ssize_t got =
+        ::read(save_pipe_.get(), device_.data() + device_bytes_, device_.size() - device_bytes_);
+    if (got > 0) {
+      device_bytes_ += static_cast<size_t>(got);
+      if (device_bytes_ > kMaxDeviceBytes) {
+        return {Code::exhausted, "the device state has more than the " + std::to_string(kMaxDeviceBytes) +
+                                     " bytes that can be carried"};
+      }
+    } else if (got < 0 && errno != EINTR) {
+      return errno == EAGAIN ? Status() : Status::from_errno("read the device state");
+    }
+  }
 }
 
 Result<std::span<const std::byte>> QemuGuest::save() {
-  REMUSD_ASSERT(device_file_.valid(), "device state is that of a pause");
-  if (Status status = await_save(); !status.ok()) {
-    return machine_->explain(status).with_context("save the device state");
-  }
-  const off_t size = ::lseek(device_file_.get(), 0, SEEK_CUR);
-  if (size <= 0 || static_cast<uint64_t>(size) > kMaxDeviceBytes) {
-    return Status(Code::exhausted, "the device state has " + std::to_string(size) + " bytes; between 1 and " +
-                                       std::to_string(kMaxDeviceBytes) + " can be carried");
-  }
-  return std::span<const std::byte>(device_.data(), static_cast<size_t>(size));
+  REMUSD_ASSERT(phase_ == Phase::running, "the device state is there once the guest was resumed");
+  if (!save_status_.ok()) return save_status_.with_context("save the device state");
+  return std::span<const std::byte>(device_).first(device_bytes_);
 }
 
 Status QemuGuest::resume() {
@@ -164,19 +179,50 @@ Status QemuGuest::resume() {
   {
     const auto lock = lock_pause_monitor();
     Qmp* qmp = pause_monitor();
-    // QEMU takes its commands in order: it goes on as soon as it has saved, without another word from here.
-    if (Status status = qmp->write(sends_ahead_ ? kLastByte : kCont); !status.ok())
-      return machine_->explain(status);
-    if (std::exchange(save_outstanding_, false)) save_status_ = qmp->await_ok();
-    if (Status status = qmp->await_ok(); !status.ok()) return machine_->explain(status);
+    REMUSD_TRY(size_pipe(save_pipe_.get(), kOpenPipeBytes));
+    save_status_ = qmp->await_ok(save_pipe_.get(), [this] { return take_saved(); });
+    if (!qmp->broken().ok()) return machine_->explain(qmp->broken());
     phase_ = Phase::running;
+    if (Status status = take_saved(); save_status_.ok()) save_status_ = std::move(status);
+    const int stops = qmp->take_stops();
+    if (save_status_.ok() && (stops > 1 || device_bytes_ <= kHoldingPipeBytes)) {
+      // Then it may have run while its pages were copied.
+      save_status_ = Status(Code::io, stops > 1 ? "somebody else stopped the guest as well"
+                                                : "QEMU did not wait with the rest of the state");
+    }
+    REMUSD_TRY(size_pipe(save_pipe_.get(), kHoldingPipeBytes));
     if (sends_ahead_) {
-      REMUSD_TRY(qmp->write(ahead(kStop)));
-      stop_ahead_ = true;
+      REMUSD_TRY(qmp->write(ahead(save_command_)));
+      save_ahead_ = true;
     }
   }
   if (++resumes_ % kDrainEvery == 0) drain_general();
   return {};
+}
+
+Result<Duration> QemuGuest::plain_pause() {
+  REMUSD_ASSERT(phase_ == Phase::running, "only a running guest is paused");
+  REMUSD_TRY(open_save_pipe());
+  REMUSD_TRY(size_pipe(save_pipe_.get(), kOpenPipeBytes));
+  device_bytes_ = 0;
+  const std::lock_guard lock(machine_->mutex);
+  Qmp* qmp = machine_->general.get();
+  const Time began = Clock::now();
+  Status status = qmp->write(kStop);
+  if (status.ok()) status = qmp->await_ok();
+  if (status.ok()) status = qmp->write(save_command_);
+  if (status.ok()) status = qmp->await_ok(save_pipe_.get(), [this] { return take_saved(); });
+  const Status saved = status;
+  status = qmp->write(kCont);
+  if (status.ok()) status = qmp->await_ok();
+  const Duration took = Clock::now() - began;
+  REMUSD_TRY(saved);
+  REMUSD_TRY(machine_->explain(status));
+  REMUSD_TRY(take_saved());
+  REMUSD_TRY(size_pipe(save_pipe_.get(), kHoldingPipeBytes));
+  // The pause's monitor hears of it, too; what it has not read would stand before the next pause.
+  if (machine_->fast) REMUSD_TRY(machine_->fast->drain());
+  return took;
 }
 
 void QemuGuest::drain_general() {
@@ -254,7 +300,7 @@ std::vector<Event> QemuGuest::take_events() {
   std::vector<Event> events;
   if (const std::unique_lock lock(machine_->mutex, std::try_to_lock); lock.owns_lock()) {
     // On a shared monitor an answer may be under way to the epoch thread: then only what was read counts.
-    if (machine_->fast || !save_outstanding_) (void)machine_->general->drain();
+    if (machine_->fast || phase_ == Phase::running) (void)machine_->general->drain();
     for (const QmpEvent& event : machine_->general->take_events()) {
       const std::string reason = text_member(event.data, "reason");
       if (event.name == "RESET") {

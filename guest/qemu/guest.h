@@ -35,8 +35,9 @@ class QemuGuest : public Guest {
   Status collect_dirty(PageSet* dirty) override;
 
   Status pause() override;
-  Result<std::span<const std::byte>> save() override;
   Status resume() override;
+  Result<std::span<const std::byte>> save() override;
+  Result<Duration> plain_pause() override;
   Result<std::vector<std::byte>> base_stream() override;
 
   Status destroy() override;
@@ -50,8 +51,8 @@ class QemuGuest : public Guest {
   Qmp* pause_monitor() { return machine_->fast ? machine_->fast.get() : machine_->general.get(); }
   /// The lock that the pause's monitor needs; not locked when it is the epoch thread's own.
   std::unique_lock<std::mutex> lock_pause_monitor();
-  Status open_device_file();
-  Status await_save();
+  Status open_save_pipe();
+  Status take_saved();
   Result<int> give_fd(int fd);
   Status record_migration(int fd);
   void drain_general();
@@ -66,13 +67,12 @@ class QemuGuest : public Guest {
 
   Phase phase_ = Phase::running;
   bool sends_ahead_ = false;  // we may leave a part of a command in the monitor
-  bool stop_ahead_ = false;   // "stop" has been sent but for its last byte
-  bool save_outstanding_ = false;
-  Status save_status_;
+  bool save_ahead_ = false;   // save_command_ has been sent but for its last byte
+  Status save_status_;        // of the last pause
   std::string save_command_;
-  ScopedFd device_file_;  // memfd, opened O_WRONLY: QEMU asks for exactly that
-  Mapping device_;
-  int64_t device_fdset_ = -1;
+  ScopedFd save_pipe_;             // both ends; QEMU opens it by its name
+  std::vector<std::byte> device_;  // the last pause's state is its first device_bytes_
+  size_t device_bytes_ = 0;
   uint64_t resumes_ = 0;
   std::atomic<bool> exit_told_{false};
 };

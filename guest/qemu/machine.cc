@@ -56,6 +56,11 @@ Result<ScopedFd> listen_at(const std::string& path) {
   return socket;
 }
 
+/// QEMU made its monitor's socket there, so it can open what lies beside it.
+std::string save_path_beside(const std::string& monitor) {
+  return monitor + ".state";
+}
+
 Status finish(Machine* machine, bool writable) {
   REMUSD_ASSIGN(Probe found, probe(machine->general.get()));
   machine->facts = std::move(found.facts);
@@ -129,7 +134,8 @@ Result<std::unique_ptr<Machine>> launch(const Definition& definition, const Driv
   REMUSD_ASSIGN(ScopedFd monitor, listen_at(paths.monitor));
   REMUSD_ASSIGN(ScopedFd fast, listen_at(paths.fast));
   for (const NicEndpoint& nic : machine->nics) ::unlink(nic.socket_path.c_str());
-  machine->own_files = {paths.monitor, paths.fast};
+  machine->save_path = save_path_beside(paths.monitor);
+  machine->own_files = {paths.monitor, paths.fast, machine->save_path};
   for (const NicEndpoint& nic : machine->nics) machine->own_files.push_back(nic.socket_path);
 
   auto process = Process::spawn(argv, {monitor.get(), fast.get()}, paths.log);
@@ -154,6 +160,8 @@ Result<std::unique_ptr<Machine>> take_over(const Definition& definition, const D
   auto machine = std::make_unique<Machine>();
   REMUSD_ASSIGN(machine->tracker, tracker_kind(options.tracker));
   REMUSD_ASSIGN(machine->general, Qmp::connect(definition.attach_qmp, timeout, timeout));
+  machine->save_path = save_path_beside(definition.attach_qmp);
+  machine->own_files = {machine->save_path};
   REMUSD_ASSIGN(const int pid, machine->general->peer_pid());
   REMUSD_ASSIGN(machine->process, Process::adopt(pid));
   REMUSD_ASSIGN(machine->nics, attached_nics(definition));

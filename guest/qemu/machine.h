@@ -28,7 +28,8 @@ struct Machine {
   Ram ram;
   Facts facts;
   std::vector<NicEndpoint> nics;
-  std::vector<std::string> own_files;  // sockets of ours, removed when the process has ended
+  std::string save_path;               // of the pipe for device states, where QEMU can open it
+  std::vector<std::string> own_files;  // sockets and pipes of ours, removed when the process has ended
   TrackerKind tracker = TrackerKind::automatic;
 
   /// Ends the process (politely, then not) and waits until it is gone. Any thread, also beside other calls.

@@ -19,7 +19,8 @@ constexpr size_t kFirstBufferBytes = 16384;
 // only takes the slower way.
 constexpr std::string_view kTrivialAnswer = R"({"return": {}})";
 constexpr std::string_view kEventStart = R"({"timestamp": {)";
-constexpr std::array<std::string_view, 2> kEpochEvents{R"("event": "STOP"})", R"("event": "RESUME"})"};
+constexpr std::string_view kStopEvent = R"("event": "STOP"})";
+constexpr std::array<std::string_view, 2> kEpochEvents{kStopEvent, R"("event": "RESUME"})"};
 constexpr std::array<std::string_view, 3> kGuestEvents{"RESET", "SHUTDOWN", "GUEST_PANICKED"};
 
 /// Waits for `events`; false at the deadline.
@@ -144,6 +145,56 @@ Status Qmp::await_ok() {
   return await_answer(Clock::now() + timeout_).status();
 }
 
+bool Qmp::line_is_here() const {
+  const auto end = buffer_.begin() + static_cast<std::ptrdiff_t>(end_);
+  return std::find(buffer_.begin() + static_cast<std::ptrdiff_t>(scanned_), end, '\n') != end;
+}
+
+Result<bool> Qmp::await_either(int fd, Time deadline) {
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    std::array<pollfd, 2> entries{{{socket_.get(), POLLIN, 0}, {fd, POLLIN, 0}}};
+    const int ready =
+        ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30)));
+    if (ready > 0) return entries[0].revents != 0;
+    if (ready == 0) return fail(Code::timed_out, "QEMU does not answer in time");
+    if (errno != EINTR) return Status::from_errno("poll a QMP socket");
+  }
+}
+
+Status Qmp::await_stop(int fd) {
+  REMUSD_TRY(broken_);
+  const Time deadline = Clock::now() + timeout_;
+  for (;;) {
+    while (line_is_here()) {
+      REMUSD_ASSIGN(const std::string_view text, next_line(deadline));
+      const int before = stops_;
+      REMUSD_ASSIGN(const Line line, classify(text));
+      if (line.kind == Kind::error) return error_status(line.value);
+      if (line.kind == Kind::answer) return {Code::io, "QEMU saved the guest's devices without stopping it"};
+      if (stops_ > before) return {};
+    }
+    REMUSD_ASSIGN(const bool of_qemu, await_either(fd, deadline));
+    if (!of_qemu) return {};
+    REMUSD_TRY(fill(deadline));
+  }
+}
+
+Status Qmp::await_ok(int fd, const std::function<Status()>& take) {
+  REMUSD_TRY(broken_);
+  const Time deadline = Clock::now() + timeout_;
+  for (;;) {
+    while (line_is_here()) {
+      REMUSD_ASSIGN(const std::string_view text, next_line(deadline));
+      REMUSD_ASSIGN(const Line line, classify(text));
+      if (line.kind == Kind::error) return error_status(line.value);
+      if (line.kind == Kind::answer) return {};
+    }
+    REMUSD_ASSIGN(const bool of_qemu, await_either(fd, deadline));
+    REMUSD_TRY(of_qemu ? fill(deadline) : take());
+  }
+}
+
 Result<json> Qmp::await_answer(Time deadline) {
   REMUSD_TRY(broken_);
   for (;;) {
@@ -158,10 +209,7 @@ Status Qmp::drain() {
   REMUSD_TRY(broken_);
   for (;;) {
     REMUSD_ASSIGN(const bool ready, wait_for(socket_.get(), POLLIN, Time{}));
-    if (!ready &&
-        std::find(buffer_.begin() + scanned_, buffer_.begin() + end_, '\n') == buffer_.begin() + end_) {
-      return {};  // At most a part of a line is left.
-    }
+    if (!ready && !line_is_here()) return {};  // At most a part of a line is left.
     REMUSD_ASSIGN(const std::string_view text, next_line(Clock::now() + timeout_));
     REMUSD_ASSIGN(const Line line, classify(text));
     if (line.kind != Kind::event) return fail(Code::corrupt, "an answer came that nobody asked for");
@@ -263,7 +311,10 @@ Status Qmp::fill(Time deadline) {
 
 Result<Qmp::Line> Qmp::classify(std::string_view line) {
   if (line == kTrivialAnswer) return Line{Kind::answer, json::object()};
-  if (is_epoch_event(line) && watched_.empty()) return Line{Kind::event, {}};
+  if (is_epoch_event(line)) {
+    stops_ += line.ends_with(kStopEvent) ? 1 : 0;
+    if (watched_.empty()) return Line{Kind::event, {}};
+  }
   json value = json::parse(line, nullptr, false);
   if (value.is_object()) {
     if (value.contains("return")) return Line{Kind::answer, std::move(value["return"])};

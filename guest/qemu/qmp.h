@@ -15,10 +15,12 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ckpt/clock.h"
@@ -51,6 +53,14 @@ class Qmp {
   Status write(std::string_view bytes, int fd = -1);
   /// The answer to the oldest command that is not answered yet; its value is of no interest.
   Status await_ok();
+  /// Waits for the STOP event that a command which is not answered yet causes, or until `fd` can be read. An
+  /// answer that comes before either means that the command did something else: its error, or `io`.
+  Status await_stop(int fd);
+  /// The same for the answer; whenever `fd` can be read meanwhile, `take` is called, which must take
+  /// something.
+  Status await_ok(int fd, const std::function<Status()>& take);
+  /// STOP events seen since the last call.
+  int take_stops() { return std::exchange(stops_, 0); }
 
   /// Keeps events of this name for await_watched(); an empty name stops that. Forgets those kept before.
   void watch(std::string name);
@@ -70,6 +80,8 @@ class Qmp {
   bool parses_ahead() const { return parses_ahead_; }
   void set_timeout(Duration timeout) { timeout_ = timeout; }
   const std::string& path() const { return path_; }
+  /// Not ok: every later call fails with it.
+  const Status& broken() const { return broken_; }
 
  private:
   enum class Kind { answer, error, event };
@@ -86,6 +98,9 @@ class Qmp {
   /// The next line, read if need be until `deadline`; nullopt-like empty view never occurs.
   Result<std::string_view> next_line(Time deadline);
   Status fill(Time deadline);
+  bool line_is_here() const;
+  /// Waits for bytes of QEMU (true) or at `fd` (false).
+  Result<bool> await_either(int fd, Time deadline);
   Result<Line> classify(std::string_view line);
   void take_event(nlohmann::json value);
 
@@ -94,6 +109,7 @@ class Qmp {
   Duration timeout_;
   Status broken_;
   bool parses_ahead_ = false;
+  int stops_ = 0;
   bool keep_events_ = true;
   std::vector<char> buffer_;  // [begin_, end_) is unread; [begin_, scanned_) has no line end
   size_t begin_ = 0, end_ = 0, scanned_ = 0;
