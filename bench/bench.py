@@ -46,7 +46,7 @@ def parse():
     parser.add_argument("--rounds", type=count, help="unprotected and protected stretches of each workload")
     parser.add_argument("--failovers", type=count)
     parser.add_argument("--latency-target", default="2ms", metavar="D", help="for kv_latency_target")
-    parser.add_argument("--max-slowdown", default="25%", metavar="P", help="for kv_latency_target")
+    parser.add_argument("--max-slowdown", default="30%", metavar="P", help="for kv_latency_target")
     parser.add_argument("--out", default=os.path.join(ROOT, "build", "bench"), metavar="FOLDER")
     options = parse_guest_options(parser)
     for field, value in (QUICK if options.quick else FULL).items():

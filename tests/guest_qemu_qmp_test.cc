@@ -97,6 +97,102 @@ std::unique_ptr<Qmp> connected(Server& server, Duration timeout = 10s) {
   return qmp.ok() ? *std::move(qmp) : nullptr;
 }
 
+constexpr std::string_view kStopped = R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"})";
+
+/// A pipe as QEMU and remusd share one.
+struct Pipe {
+  Pipe() {
+    int ends[2];
+    EXPECT_EQ(::pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+    out.reset(ends[0]);
+    in.reset(ends[1]);
+  }
+  ScopedFd out, in;
+};
+
+TEST(Qmp, AStopIsAnEventOrBytesOnThePipe) {
+  Pipe pipe;
+  Server server([&](Server& peer) {
+    peer.welcome();
+    peer.hear();
+    peer.say(kStopped);
+    peer.say(kOk);
+    peer.hear();
+    EXPECT_EQ(::write(pipe.in.get(), "x", 1), 1);
+    peer.until_gone();
+  });
+  const auto qmp = connected(server);
+  ASSERT_TRUE(qmp->write(R"({"execute":"save"})").ok());
+  EXPECT_TRUE(qmp->await_stop(pipe.out.get()).ok());
+  EXPECT_EQ(qmp->take_stops(), 1);
+  EXPECT_TRUE(qmp->await_ok().ok());
+  // A guest that stood already says nothing of stopping.
+  ASSERT_TRUE(qmp->write(R"({"execute":"save"})").ok());
+  EXPECT_TRUE(qmp->await_stop(pipe.out.get()).ok());
+  EXPECT_EQ(qmp->take_stops(), 0);
+}
+
+TEST(Qmp, AnAnswerBeforeTheStopIsAFailureAndTheClientStaysUsable) {
+  Pipe pipe;
+  Server server([](Server& peer) {
+    peer.welcome();
+    peer.hear();
+    peer.say(R"({"error": {"class": "GenericError", "desc": "no such pipe"}})");
+    peer.hear();
+    peer.say(kOk);
+    peer.hear();
+    peer.say(kOk);
+    peer.until_gone();
+  });
+  const auto qmp = connected(server);
+  ASSERT_TRUE(qmp->write("1").ok());
+  EXPECT_THAT(qmp->await_stop(pipe.out.get()).message(), HasSubstr("no such pipe"));
+  ASSERT_TRUE(qmp->write("2").ok());
+  EXPECT_THAT(qmp->await_stop(pipe.out.get()).message(), HasSubstr("without stopping"));
+  ASSERT_TRUE(qmp->write("3").ok());
+  EXPECT_TRUE(qmp->await_ok().ok());
+  EXPECT_TRUE(qmp->broken().ok());
+}
+
+TEST(Qmp, TakesFromThePipeUntilTheAnswerComes) {
+  Pipe pipe;
+  std::atomic<int> taken = 0;
+  Server server([&](Server& peer) {
+    peer.welcome();
+    peer.hear();
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(::write(pipe.in.get(), "x", 1), 1);
+      while (taken <= i) std::this_thread::yield();
+    }
+    peer.say(kStopped);
+    peer.say(kOk);
+    peer.until_gone();
+  });
+  const auto qmp = connected(server);
+  ASSERT_TRUE(qmp->write("1").ok());
+  const auto take = [&] {
+    char byte = 0;
+    EXPECT_EQ(::read(pipe.out.get(), &byte, 1), 1);
+    ++taken;
+    return Status();
+  };
+  EXPECT_TRUE(qmp->await_ok(pipe.out.get(), take).ok());
+  EXPECT_EQ(taken, 3);
+  EXPECT_EQ(qmp->take_stops(), 1);
+}
+
+TEST(Qmp, AStopThatDoesNotComeIsAFailure) {
+  Pipe pipe;
+  Server server([](Server& peer) {
+    peer.welcome();
+    peer.until_gone();
+  });
+  const auto qmp = connected(server, 50ms);
+  ASSERT_TRUE(qmp->write("1").ok());
+  EXPECT_EQ(qmp->await_stop(pipe.out.get()).code(), Code::timed_out);
+  EXPECT_EQ(qmp->broken().code(), Code::timed_out);
+}
+
 TEST(Qmp, AnswersComeInOrderWithEventsBetween) {
   Server server([](Server& peer) {
     peer.welcome();
