@@ -141,7 +141,8 @@ def main():
         result["ship_system_calls"] = system_calls(pid, threads(pid)["ship"][0], 3)
         samples = memory_growth(world, options.memory_seconds)
         result["resident_bytes"] = {
-            name: {"first": samples[min(1, len(samples) - 1)][name], "last": samples[-1][name],
+            name: {"first": samples[min(1, len(samples) - 1)][name],
+                   "half": samples[len(samples) // 2][name], "last": samples[-1][name],
                    "max": max(sample[name] for sample in samples)} for name in ("a", "b")}
         result["state_at_end"] = world.a.status()["state"]
     print(json.dumps(result, indent=None if options.json else 2))
