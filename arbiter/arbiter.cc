@@ -68,4 +68,35 @@ Answer acquire(Arbiter& arbiter, const std::string& vm, uint64_t expected_genera
   }
 }
 
+Result<uint64_t> win_next_generation(Arbiter& arbiter, const std::string& vm, const std::string& node,
+                                     const std::string& peer, Time give_up) {
+  const auto held_by = [](const Record& record) {
+    return Status(Code::unsafe, "node '" + record.owner + "' won generation " +
+                                    std::to_string(record.generation) + ": it must not run here");
+  };
+  auto record = arbiter.read(vm, give_up);
+  if (!record.ok()) return record.status().with_context("arbiter (" + arbiter.describe() + ")");
+  if (*record && (*record)->owner != node) return held_by(**record);
+  Record desired;
+  const uint64_t expected = *record ? (*record)->generation : 0;
+  desired.generation = expected + 1;
+  desired.owner = node;
+  desired.boot_id = this_boot_id();
+  desired.nonce = make_nonce();
+  desired.peer = peer;
+  const Answer answer = acquire(arbiter, vm, expected, desired, give_up);
+  switch (answer.verdict) {
+    case Verdict::won:
+      return desired.generation;
+    case Verdict::lost:
+      if (answer.current) return held_by(*answer.current);
+      return Status(Code::unsafe, "another request for the right to run won just now");
+    case Verdict::unknown:
+      break;
+  }
+  const std::string why = answer.why.ok() ? "no answer" : answer.why.message();
+  return Status(Code::unavailable,
+                "the arbiter (" + arbiter.describe() + ") does not say who may run it: " + why);
+}
+
 }  // namespace remusd::arbiter

@@ -26,6 +26,7 @@ struct Record {
   std::string boot_id;      // of the owner's host
   uint64_t epoch = 0;       // newest epoch the owner knew committed; for people
   std::string nonce;        // random, names this very request
+  std::string peer;         // node that may hold a committed replica of this generation; empty: none
   bool operator==(const Record&) const = default;
 };
 
@@ -59,5 +60,10 @@ std::string this_boot_id();
 /// reads until the record shows our nonce (won), another generation (lost), or `give_up` passes (unknown).
 Answer acquire(Arbiter& arbiter, const std::string& vm, uint64_t expected_generation, const Record& desired,
                Time give_up);
+
+/// Wins the next generation for `node`, which runs `vm` or is about to; `peer` as in Record. `unsafe` when
+/// another node's record stands or another request won, `unavailable` when the arbiter does not say.
+Result<uint64_t> win_next_generation(Arbiter& arbiter, const std::string& vm, const std::string& node,
+                                     const std::string& peer, Time give_up);
 
 }  // namespace remusd::arbiter

@@ -25,11 +25,9 @@ Status check_name(const std::string& vm) {
 }
 
 std::string encode(const Record& record) {
-  const nlohmann::json json = {{"generation", record.generation},
-                               {"owner", record.owner},
-                               {"boot_id", record.boot_id},
-                               {"epoch", record.epoch},
-                               {"nonce", record.nonce}};
+  const nlohmann::json json = {{"generation", record.generation}, {"owner", record.owner},
+                               {"boot_id", record.boot_id},       {"epoch", record.epoch},
+                               {"nonce", record.nonce},           {"peer", record.peer}};
   return json.dump() + "\n";
 }
 
@@ -38,11 +36,11 @@ Result<Record> decode(const std::string& text, const std::string& path) {
                                           " is damaged; restore it or, when no guest " +
                                           "of that name runs anywhere, remove it"};
   const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || json.size() != 5) return damaged;
+  if (!json.is_object() || json.size() != 6) return damaged;
   for (const char* number : {"generation", "epoch"}) {
     if (!json.contains(number) || !json[number].is_number_unsigned()) return damaged;
   }
-  for (const char* word : {"owner", "boot_id", "nonce"}) {
+  for (const char* word : {"owner", "boot_id", "nonce", "peer"}) {
     if (!json.contains(word) || !json[word].is_string()) return damaged;
   }
   Record record;
@@ -51,6 +49,7 @@ Result<Record> decode(const std::string& text, const std::string& path) {
   record.boot_id = json["boot_id"];
   record.epoch = json["epoch"];
   record.nonce = json["nonce"];
+  record.peer = json["peer"];
   if (record.generation == 0) return damaged;
   return record;
 }

@@ -51,31 +51,13 @@ Status GuestHost::check_start(const guest::Definition& definition) {
 }
 
 Status GuestHost::win_right_to_run() {
-  const Duration timeout = context_.config.arbiter_timeout();
   const Time began = Clock::now();
-  REMUSD_ASSIGN(const std::optional<arbiter::Record> record, context_.arbiter.read(name_, began + timeout));
-  if (record && record->owner != context_.config.node) {
-    return {Code::unsafe,
-            "node '" + record->owner + "' won generation " + std::to_string(record->generation)};
-  }
-  const uint64_t expected = record ? record->generation : 0;
-  const arbiter::Record desired{expected + 1, context_.config.node, arbiter::this_boot_id(), 0,
-                                arbiter::make_nonce()};
-  const arbiter::Answer answer =
-      arbiter::acquire(context_.arbiter, name_, expected, desired, Clock::now() + timeout);
+  auto won = arbiter::win_next_generation(context_.arbiter, name_, context_.config.node, /*peer=*/"",
+                                          began + context_.config.arbiter_timeout());
   metrics_->on_arbiter_request(Clock::now() - began);
-  if (answer.verdict == arbiter::Verdict::lost) {
-    const std::string winner = answer.current ? "node '" + answer.current->owner + "' won generation " +
-                                                    std::to_string(answer.current->generation)
-                                              : "another request won";
-    return {Code::unsafe, winner};
-  }
-  if (answer.verdict == arbiter::Verdict::unknown) {
-    return {Code::unavailable, "the arbiter (" + context_.arbiter.describe() +
-                                   ") does not say who may run it: " + answer.why.message()};
-  }
+  if (!won.ok()) return won.status();
   const std::lock_guard lock(mutex_);
-  rest_.generation = expected + 1;
+  rest_.generation = *won;
   return {};
 }
 

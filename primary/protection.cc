@@ -16,38 +16,6 @@ ckpt::SessionId make_session_id() {
   return id;
 }
 
-/// The next generation, won for this node; a record of another node's is left alone.
-Result<uint64_t> win_generation(arbiter::Arbiter& arbiter, const std::string& vm, const Options& options,
-                                const Callbacks& callbacks) {
-  const Time began = Clock::now();
-  const Time deadline = began + options.arbiter_timeout;
-  const std::string context = "protect " + vm + " (arbiter: " + arbiter.describe() + ")";
-  auto record = arbiter.read(vm, deadline);
-  if (!record.ok()) return record.status().with_context(context);
-  if (*record && (*record)->owner != options.node) {
-    return Status(Code::unsafe, context + ": node " + (*record)->owner +
-                                    " holds the right to run it, generation " +
-                                    std::to_string((*record)->generation) + "; it must not run here");
-  }
-  arbiter::Record desired;
-  const uint64_t expected = *record ? (*record)->generation : 0;
-  desired.generation = expected + 1;
-  desired.owner = options.node;
-  desired.boot_id = arbiter::this_boot_id();
-  desired.nonce = arbiter::make_nonce();
-  const arbiter::Answer answer = arbiter::acquire(arbiter, vm, expected, desired, deadline);
-  if (callbacks.on_arbiter_request) callbacks.on_arbiter_request(Clock::now() - began);
-  switch (answer.verdict) {
-    case arbiter::Verdict::won:
-      return desired.generation;
-    case arbiter::Verdict::lost:
-      return Status(Code::unsafe, context + ": another node changed the right to run it just now");
-    case arbiter::Verdict::unknown:
-      break;
-  }
-  return (answer.why.ok() ? Status(Code::unavailable, "no answer") : answer.why).with_context(context);
-}
-
 Status check_options(const Options& options) {
   if (options.node.empty()) return Status(Code::invalid, "protect: this node has no name");
   if (options.node == options.peer) return Status(Code::invalid, "protect: the peer is this node itself");
@@ -113,7 +81,12 @@ Result<std::unique_ptr<Protection>> Protection::start(guest::Guest& guest,
   handshake.hello.vm = definition.name;
   handshake.hello.software = "remusd " REMUSD_VERSION;
 
-  REMUSD_ASSIGN(config.generation, win_generation(arbiter, definition.name, options, callbacks));
+  const Time began = Clock::now();
+  auto won = arbiter::win_next_generation(arbiter, definition.name, options.node, options.peer,
+                                          began + options.arbiter_timeout);
+  if (callbacks.on_arbiter_request) callbacks.on_arbiter_request(Clock::now() - began);
+  if (!won.ok()) return won.status().with_context("protect " + definition.name);
+  config.generation = *won;
   handshake.hello.generation = config.generation;
   config.callbacks = std::move(callbacks);
   auto impl = std::make_unique<Impl>(guest, net, arbiter, std::move(config));

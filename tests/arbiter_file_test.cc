@@ -23,7 +23,7 @@ Time soon() {
 }
 
 Record make_record(uint64_t generation, const std::string& owner) {
-  return {generation, owner, this_boot_id(), 7, make_nonce()};
+  return {generation, owner, this_boot_id(), 7, make_nonce(), "b"};
 }
 
 class FileArbiterTest : public testing::Test {
@@ -102,7 +102,7 @@ TEST_F(FileArbiterTest, ALockHeldBeyondTheDeadlineIsUnknownNotLost) {
 
 TEST_F(FileArbiterTest, ADamagedRecordIsUnknownAndStaysAsItIs) {
   for (const char* text : {"", "{", "[]", "{\"generation\":-1}", "{\"generation\":0,\"owner\":\"a\"}",
-                           R"({"generation":0,"owner":"a","boot_id":"","epoch":0,"nonce":""})"}) {
+                           R"({"generation":0,"owner":"a","boot_id":"","epoch":0,"nonce":"","peer":""})"}) {
     std::ofstream(directory_ + "/vm1.json") << text;
     const Answer answer = arbiter_->compare_and_swap("vm1", 0, make_record(1, "a"), soon());
     EXPECT_EQ(answer.verdict, Verdict::unknown) << text;

@@ -61,7 +61,7 @@ class Machine {
 };
 
 arbiter::Record record(uint64_t generation, const std::string& nonce) {
-  return {.generation = generation, .owner = "a", .boot_id = "", .epoch = 0, .nonce = nonce};
+  return {.generation = generation, .owner = "a", .boot_id = "", .epoch = 0, .nonce = nonce, .peer = ""};
 }
 
 TEST(BackupCore, APrimaryWhoseConnectionBrokeHasAHeadStartAtTheArbiter) {

@@ -87,7 +87,12 @@ class FakeArbiter : public arbiter::Arbiter {
       script_.pop_front();
       if (verdict == arbiter::Verdict::unknown) return {verdict, std::nullopt, Status(Code::io, "scripted")};
       if (verdict == arbiter::Verdict::lost)
-        record_ = {.generation = expected + 1, .owner = "a", .boot_id = "", .epoch = 0, .nonce = "theirs"};
+        record_ = {.generation = expected + 1,
+                   .owner = "a",
+                   .boot_id = "",
+                   .epoch = 0,
+                   .nonce = "theirs",
+                   .peer = ""};
     }
     if (record_.generation != expected) return {arbiter::Verdict::lost, record_, {}};
     record_ = desired;

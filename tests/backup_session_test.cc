@@ -372,7 +372,7 @@ TEST_F(BackupSession, AFrameOfAnotherGenerationIsALoss) {
     expect_goes_on_from_last_epoch();
     session_.reset();
     arbiter_.set_record(
-        {.generation = kTestGeneration, .owner = "a", .boot_id = "", .epoch = 0, .nonce = "x"});
+        {.generation = kTestGeneration, .owner = "a", .boot_id = "", .epoch = 0, .nonce = "x", .peer = ""});
     states_.clear();
     promoted_.reset();
   }
@@ -475,8 +475,12 @@ TEST_F(BackupBootFiles, OnlyWhatIsMissingIsAskedForAndKept) {
 
   // The next session asks for nothing.
   session_.reset();
-  arbiter_.set_record(
-      {.generation = kTestGeneration, .owner = "a", .boot_id = "", .epoch = 0, .nonce = "protect"});
+  arbiter_.set_record({.generation = kTestGeneration,
+                       .owner = "a",
+                       .boot_id = "",
+                       .epoch = 0,
+                       .nonce = "protect",
+                       .peer = ""});
   begin();
   ASSERT_TRUE(primary_->expect(FrameType::need_files));
   EXPECT_TRUE(primary_->needs.files.empty());

@@ -33,7 +33,7 @@ arbiter::Answer won() {
 arbiter::Answer lost(uint64_t generation = kGeneration + 1, const std::string& nonce = "theirs") {
   arbiter::Answer answer;
   answer.verdict = arbiter::Verdict::lost;
-  answer.current = arbiter::Record{generation, "b", "boot", 0, nonce};
+  answer.current = arbiter::Record{generation, "b", "boot", 0, nonce, ""};
   return answer;
 }
 arbiter::Answer unknown() {

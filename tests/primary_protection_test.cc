@@ -67,7 +67,7 @@ class FakeArbiter : public arbiter::Arbiter {
   void let_win(const std::string& node) {
     const std::lock_guard lock(mutex_);
     const uint64_t generation = record_ ? record_->generation + 1 : 1;
-    record_ = arbiter::Record{generation, node, "boot", 0, "of " + node};
+    record_ = arbiter::Record{generation, node, "boot", 0, "of " + node, ""};
   }
   std::optional<arbiter::Record> record() {
     const std::lock_guard lock(mutex_);
@@ -568,7 +568,7 @@ TEST_F(ProtectionTest, AGuestThatAnotherNodeOwnsIsNotProtectedHere) {
   backup();
   const Status status = protect();
   EXPECT_EQ(status.code(), Code::unsafe);
-  EXPECT_NE(status.message().find("node b holds the right"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("node 'b' won generation"), std::string::npos) << status.message();
   EXPECT_EQ(arbiter_.record()->generation, 1u);
 }
 

@@ -71,7 +71,7 @@ Gate* Node::new_gate() {
   return gates_.back().get();
 }
 
-// As win_right_to_run() and win_generation(): read, see whose it is, swap. 0: not won.
+// As arbiter::win_next_generation(): read, see whose it is, swap. 0: not won.
 void Node::win_next_generation(std::function<void(uint64_t)> won) {
   busy_ = true;
   site_.arbiter.read(id_, site_.timing.arbiter_timeout, [this, won](const auto& record) {
