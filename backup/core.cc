@@ -17,6 +17,8 @@ std::string_view to_string(State state) {
       return "deciding";
     case State::frozen:
       return "frozen";
+    case State::fencing:
+      return "fencing";
     case State::promoting:
       return "promoting";
     case State::promoted:
@@ -99,6 +101,7 @@ void Core::applied(uint64_t epoch, Actions* actions) {
 void Core::tick(Time now, Actions* actions) {
   if (now < next_tick()) return;
   if (state_ == State::deciding || state_ == State::frozen) return ask(actions);
+  if (state_ == State::fencing) return fence(actions);
   // Once per interval: the detector counts its ticks.
   next_look_ = now + config_.heartbeat_interval;
   if (detector_.tick(now)) return;
@@ -116,6 +119,8 @@ Time Core::next_tick() const {
     case State::deciding:
     case State::frozen:
       return asking_ ? Time::max() : next_ask_;
+    case State::fencing:
+      return fencing_ ? Time::max() : next_ask_;
     default:
       return Time::max();
   }
@@ -132,32 +137,67 @@ void Core::goodbye(const std::string& reason, Actions* actions) {
   finish(State::ended, Status(Code::ok, "the primary ended protection: " + reason), actions);
 }
 
-Status Core::order_failover(const std::string& who, Actions* actions) {
+// What an operator is told who wants the guest to run here.
+Status Core::may_take_over(const std::string& what) const {
   switch (state_) {
     case State::handshake:
     case State::syncing:
       return Status(Code::unsafe,
-                    "failover refused: no epoch is committed here yet; wait until the guest is protected");
+                    what + " refused: no epoch is committed here yet; wait until the guest is protected");
     case State::standby:
-      suspect(Status(Code::ok, "failover ordered by " + who), Asking::at_once, actions);
-      return {};
     case State::deciding:
     case State::frozen:
+    case State::fencing:
     case State::promoting:
       return {};
     case State::promoted:
-      return Status(Code::exists, "failover refused: the guest already runs here");
+      return Status(Code::exists, what + " refused: the guest already runs here");
     case State::ended:
     case State::failed:
-      return Status(Code::unsafe, "failover refused: this session has ended (" + why_.message() + ")");
+      return Status(Code::unsafe, what + " refused: this session has ended (" + why_.message() + ")");
   }
   REMUSD_ASSERT(false, "a state without an answer");
+}
+
+Status Core::order_failover(const std::string& who, bool planned, Actions* actions) {
+  REMUSD_TRY(may_take_over("failover"));
+  if (state_ != State::standby) return {};
+  planned_ = planned;
+  suspect(Status(Code::ok, (planned ? "switchover" : "failover") + (" ordered by " + who)), Asking::at_once,
+          actions);
+  return {};
+}
+
+Status Core::order_switchover(Actions* actions) {
+  REMUSD_TRY(may_take_over("switchover"));
+  if (state_ != State::standby) {
+    return Status(Code::unsafe, "switchover refused in state " + std::string(to_string(state_)));
+  }
+  actions->push_back({ActionKind::ask_switchover, 0, {}});
+  return {};
+}
+
+Status Core::force(const std::string& who, Actions* actions) {
+  REMUSD_TRY(may_take_over("failover --force"));
+  if (state_ == State::promoting) return {};
+  const bool was_won = state_ == State::fencing;
+  if (state_ == State::standby) {
+    suspect(Status(Code::ok, "failover forced by " + who), Asking::not_at_all, actions);
+  } else {
+    why_ = Status(why_.code(), why_.message() + "; forced by " + who);
+  }
+  forced_ = !was_won;
+  planned_ = false;
+  actions->push_back({ActionKind::close_link, 0, why_});
+  enter(State::promoting, actions);
+  promote_when_applied(actions);
+  return {};
 }
 
 void Core::arbiter_answered(const arbiter::Answer& answer, Time now, Actions* actions) {
   REMUSD_ASSERT(asking_, "an answer without a question");
   asking_ = false;
-  if (final()) return;
+  if (final() || forced_) return;
   REMUSD_ASSERT(state_ == State::deciding || state_ == State::frozen, "asked in a state that does not ask");
   REMUSD_ASSERT(acking_stopped_, "the right to run is asked for only when nothing is acknowledged any more");
 
@@ -170,10 +210,7 @@ void Core::arbiter_answered(const arbiter::Answer& answer, Time now, Actions* ac
   if (verdict == arbiter::Verdict::lost && !taken) verdict = arbiter::Verdict::unknown;
   switch (verdict) {
     case arbiter::Verdict::won:
-      actions->push_back({ActionKind::close_link, 0, Status(Code::ok, "the right to run was won here")});
-      enter(State::promoting, actions);
-      promote_when_applied(actions);
-      return;
+      return won(actions);
     case arbiter::Verdict::lost: {
       const std::string owner = "node " + answer.current->owner + " (generation " +
                                 std::to_string(answer.current->generation) + ")";
@@ -181,11 +218,49 @@ void Core::arbiter_answered(const arbiter::Answer& answer, Time now, Actions* ac
       return;
     }
     case arbiter::Verdict::unknown:
-      retry_ = retry_ == Duration{} ? config_.retry_min : std::min(retry_ * 2, config_.retry_max);
-      next_ask_ = now + retry_;
+      next_ask_ = retry_at(now);
       if (state_ != State::frozen) enter(State::frozen, actions);
       return;
   }
+}
+
+void Core::won(Actions* actions) {
+  retry_ = {};
+  if (!planned_) {
+    actions->push_back({ActionKind::close_link, 0, Status(Code::ok, "the right to run was won here")});
+  }
+  // Who hands its guest over in order is alive, and lets it stand.
+  if (config_.fence && !planned_) {
+    enter(State::fencing, actions);
+    return fence(actions);
+  }
+  enter(State::promoting, actions);
+  promote_when_applied(actions);
+}
+
+void Core::fence(Actions* actions) {
+  REMUSD_ASSERT(!fencing_, "one fence agent at a time");
+  fencing_ = true;
+  actions->push_back({ActionKind::fence_peer, 0, {}});
+}
+
+void Core::fenced(const Status& outcome, Time now, Actions* actions) {
+  REMUSD_ASSERT(fencing_, "an agent's answer without a question");
+  fencing_ = false;
+  fence_note_ = outcome;
+  if (state_ != State::fencing) return;  // forced meanwhile
+  if (!outcome.ok()) {
+    next_ask_ = retry_at(now);
+    actions->push_back({ActionKind::report, 0, {}});
+    return;
+  }
+  enter(State::promoting, actions);
+  promote_when_applied(actions);
+}
+
+Time Core::retry_at(Time now) {
+  retry_ = retry_ == Duration{} ? config_.retry_min : std::min(retry_ * 2, config_.retry_max);
+  return now + retry_;
 }
 
 void Core::promotion_done(const Status& outcome, Actions* actions) {
@@ -218,6 +293,7 @@ void Core::suspect(const Status& why, Asking asking, Actions* actions) {
   if (!why.ok()) actions->push_back({ActionKind::close_link, 0, why});
   enter(State::deciding, actions);
   if (asking == Asking::at_once) return ask(actions);
+  if (asking == Asking::not_at_all) return;
   next_ask_ = detector_.last_heard() + config_.head_start * config_.heartbeat_interval;
 }
 

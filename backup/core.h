@@ -8,6 +8,8 @@
 //
 //   handshake --standby_ready--> syncing --epoch 1 staged--> standby --loss, order--> deciding
 //   deciding --won--> promoting --promoted--> promoted        deciding --lost--> ended
+//   deciding --won, where fencing is asked for--> fencing --fenced, force--> promoting
+//   standby, deciding, frozen, fencing --force--> promoting
 //   deciding --unknown--> frozen --asked again--> won, lost or frozen still
 //   handshake, syncing --loss--> failed                       promoting --promotion failed--> failed
 //   handshake, syncing, standby --goodbye--> ended            every state that is not final --end--> ended
@@ -21,7 +23,8 @@
 //   - applied() <= acked(): the committed image never runs ahead of what was acknowledged;
 //   - once loss is suspected or a failover ordered nothing is acknowledged any more, for good (a latch);
 //   - the right to run is asked for only after that latch has closed, and one request at a time;
-//   - promotion follows only a won answer, and only when applied() == acked() >= 1.
+//   - promotion follows only a won answer or an operator's force, and only when applied() == acked() >= 1;
+//   - a fence agent that failed or said nothing never counts as fenced.
 //
 // Not thread-safe: it belongs to the thread that owns the link.
 #pragma once
@@ -42,8 +45,10 @@ enum class ActionKind {
   ack,              // number: the epoch; send ACK
   apply,            // number: the epoch; apply it in slices, then tell applied()
   ask_arbiter,      // number: the expected generation g; swap g -> g + 1, then tell arbiter_answered()
+  fence_peer,       // run the fence agent, then tell fenced()
   promote,          // restore and run the standby, then tell promotion_done()
   destroy_standby,  // if there is one
+  ask_switchover,   // ask the primary for it
   close_link,       // why: for the log; a closed link may be closed again
   report,           // the state has changed
 };
@@ -61,7 +66,8 @@ struct CoreConfig {
   int head_start = 2;  // heartbeat intervals since it was heard, for a primary whose connection just broke
   Duration retry_min = std::chrono::milliseconds(50);  // between two requests while frozen; doubles up to
   Duration retry_max = std::chrono::seconds(2);
-  std::string nonce;  // of every request of this session: an earlier one may have committed unheard
+  std::string nonce;   // of every request of this session: an earlier one may have committed unheard
+  bool fence = false;  // promote only once the primary's host is known to be off
 };
 
 class Core {
@@ -80,9 +86,15 @@ class Core {
   void tick(Time now, Actions* actions);
   void link_lost(const Status& why, Actions* actions);
   void goodbye(const std::string& reason, Actions* actions);
-  /// `unsafe` before the first committed epoch. Ordering twice is harmless.
-  Status order_failover(const std::string& who, Actions* actions);
+  /// `unsafe` before the first committed epoch. Ordering twice is harmless. `planned`: the primary's guest
+  /// stands, and the link stays open for what comes for it until the guest runs here.
+  Status order_failover(const std::string& who, bool planned, Actions* actions);
+  /// An operator asks for a switchover: the primary is asked to begin one. `unsafe` unless it is a standby.
+  Status order_switchover(Actions* actions);
+  /// An operator's word that the primary runs nowhere: promotes without the arbiter and the fence agent.
+  Status force(const std::string& who, Actions* actions);
   void arbiter_answered(const arbiter::Answer& answer, Time now, Actions* actions);
+  void fenced(const Status& outcome, Time now, Actions* actions);
   void promotion_done(const Status& outcome, Actions* actions);
   /// The handshake failed on our side (gate, admission, files, standby).
   void handshake_failed(const Status& why, Actions* actions);
@@ -99,6 +111,11 @@ class Core {
     return state_ == State::promoted || state_ == State::ended || state_ == State::failed;
   }
   bool acking_stopped() const { return acking_stopped_; }
+  bool planned() const { return planned_; }
+  /// It runs here on an operator's word, not the arbiter's.
+  bool forced() const { return forced_; }
+  /// What the fence agent said last; ok: nothing, or that the host is off.
+  const Status& fence_note() const { return fence_note_; }
   const Status& why() const { return why_; }  // of the end, or of the failover
   uint64_t generation() const { return generation_; }
   uint64_t acked() const { return acked_; }
@@ -108,9 +125,13 @@ class Core {
   Time last_heard() const { return detector_.last_heard(); }
 
  private:
-  enum class Asking { at_once, after_head_start };
+  enum class Asking { at_once, after_head_start, not_at_all };
+  Status may_take_over(const std::string& what) const;
   void suspect(const Status& why, Asking asking, Actions* actions);
   void ask(Actions* actions);
+  void won(Actions* actions);
+  void fence(Actions* actions);
+  Time retry_at(Time now);
   void promote_when_applied(Actions* actions);
   void finish(State state, const Status& why, Actions* actions);
   void enter(State state, Actions* actions);
@@ -122,7 +143,10 @@ class Core {
   uint64_t acked_ = 0;
   uint64_t applied_ = 0;
   bool acking_stopped_ = false;
-  bool asking_ = false;     // a request is under way
+  bool asking_ = false;  // a request is under way
+  bool planned_ = false, forced_ = false;
+  bool fencing_ = false;  // the agent runs
+  Status fence_note_;
   bool promoting_ = false;  // the promote action is out
   ckpt::Detector detector_;
   Time next_look_{};  // for silence

@@ -19,10 +19,11 @@ namespace remusd::backup {
 
 /// At most one of each is of interest: the first order, the first end, the one answer under way.
 struct Mail {
-  bool failover = false;
+  bool failover = false, switchover = false, force = false;
   std::optional<std::string> end;
   std::optional<arbiter::Answer> answer;
-  bool empty() const { return !failover && !end && !answer; }
+  std::optional<Status> fenced;
+  bool empty() const { return !failover && !switchover && !force && !end && !answer && !fenced; }
 };
 
 /// Thread-safe. `wake` gets the receive thread out of Link::wait().
@@ -33,6 +34,12 @@ class Mailbox {
   void order_failover() {
     post([](Mail& mail) { mail.failover = true; });
   }
+  void order_switchover() {
+    post([](Mail& mail) { mail.switchover = true; });
+  }
+  void force() {
+    post([](Mail& mail) { mail.force = true; });
+  }
   void end(const std::string& reason) {
     post([&](Mail& mail) {
       if (!mail.end) mail.end = reason;
@@ -40,6 +47,9 @@ class Mailbox {
   }
   void answer(arbiter::Answer answer) {
     post([&](Mail& mail) { mail.answer = std::move(answer); });
+  }
+  void fenced(const Status& outcome) {
+    post([&](Mail& mail) { mail.fenced = outcome; });
   }
 
   /// Everything posted since the last call.

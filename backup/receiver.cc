@@ -16,6 +16,9 @@ constexpr Duration kHelloPatience = std::chrono::seconds(5);  // for a stranger 
 constexpr Duration kProgressInterval = std::chrono::milliseconds(100);
 constexpr Duration kRefusePatience = std::chrono::seconds(1);
 constexpr Duration kGoodbyePatience = std::chrono::milliseconds(200);
+/// How long the primary may take, once the guest runs here, to end its side of a switchover.
+constexpr Duration kInputPatience = std::chrono::milliseconds(250);
+constexpr size_t kMaxInputFrames = 1024;
 constexpr size_t kFramesPerSlice = 8;  // at most 8 MiB of pages: a few milliseconds
 
 uint64_t to_ns(Duration duration) {
@@ -27,6 +30,7 @@ CoreConfig core_config(const Options& options, const std::string& nonce) {
   config.heartbeat_interval = options.heartbeat_interval;
   config.heartbeat_lost = options.heartbeat_lost;
   config.nonce = nonce;
+  config.fence = static_cast<bool>(options.fence);
   return config;
 }
 
@@ -102,9 +106,11 @@ void Receiver::serve_mail() {
   }
   if (mail.failover && !core_.final()) {
     // Refused where it was ordered (Session::order_failover); the state may have changed since.
-    const Status refused = core_.order_failover("an operator of " + options_.node, &actions_);
-    (void)refused;
+    (void)core_.order_failover("an operator of " + options_.node, /*planned=*/false, &actions_);
   }
+  if (mail.switchover) (void)core_.order_switchover(&actions_);
+  if (mail.force) (void)core_.force("an operator of " + options_.node, &actions_);
+  if (mail.fenced) core_.fenced(*mail.fenced, Clock::now(), &actions_);
   if (mail.answer) {
     won_at_ = Clock::now();
     core_.arbiter_answered(*mail.answer, won_at_, &actions_);
@@ -153,14 +159,10 @@ Status Receiver::on_frame(const ckpt::FrameView& frame) {
       core_.goodbye(goodbye.reason, &actions_);
       return {};
     }
-    case ckpt::FrameType::order: {
-      ckpt::Order order;
-      REMUSD_TRY(ckpt::decode(frame.body, &order));
-      // An order that comes before there is anything to promote changes nothing.
-      const Status refused = core_.order_failover("the primary's operator", &actions_);
-      (void)refused;
-      return {};
-    }
+    case ckpt::FrameType::order:
+      return on_order(frame);
+    case ckpt::FrameType::input:
+      return on_input(frame);
     case ckpt::FrameType::pages:
     case ckpt::FrameType::device:
     case ckpt::FrameType::base:
@@ -235,6 +237,24 @@ Status Receiver::on_heartbeat(const ckpt::FrameView& frame) {
   return {};
 }
 
+Status Receiver::on_order(const ckpt::FrameView& frame) {
+  ckpt::Order order;
+  REMUSD_TRY(ckpt::decode(frame.body, &order));
+  // An order that comes before there is anything to promote changes nothing.
+  (void)core_.order_failover("the primary's operator", order.kind == ckpt::OrderKind::switchover, &actions_);
+  return {};
+}
+
+Status Receiver::on_input(const ckpt::FrameView& frame) {
+  ckpt::Input input;
+  REMUSD_TRY(ckpt::decode(frame.body, &input));
+  if (!core_.planned()) return Status(Code::corrupt, "INPUT outside a switchover");
+  // Beyond the bound a frame is lost, as on any wire.
+  if (input_.size() < kMaxInputFrames)
+    input_.emplace_back(input.card, ckpt::Bytes(input.frame.begin(), input.frame.end()));
+  return {};
+}
+
 void Receiver::apply_some() {
   if (!store_) return;
   if (store_->pending()) store_->apply_slice(link_->open() ? kFramesPerSlice : SIZE_MAX);
@@ -274,8 +294,14 @@ void Receiver::perform() {
         ask_arbiter(action.number);
         prepare_network();
         break;
+      case ActionKind::fence_peer:
+        fence_peer();
+        break;
       case ActionKind::promote:
         promote();
+        break;
+      case ActionKind::ask_switchover:
+        send(ckpt::FrameType::order, 0, ckpt::Order{ckpt::OrderKind::switchover});
         break;
       case ActionKind::destroy_standby:
         destroy_standby();
@@ -340,6 +366,18 @@ void Receiver::ask_arbiter(uint64_t expected_generation) {
   }
 }
 
+void Receiver::fence_peer() {
+  if (fence_thread_.joinable()) fence_thread_.join();  // its answer has been served
+  try {
+    fence_thread_ = std::jthread([this, peer = handshake_.peer()](const std::stop_token& stop) {
+      begin_thread("fence");
+      mailbox_.fenced(options_.fence(peer, stop));
+    });
+  } catch (const std::system_error& error) {
+    mailbox_.fenced(Status(Code::exhausted, std::string("start the fence thread: ") + error.what()));
+  }
+}
+
 void Receiver::prepare_network() {
   if (net_) return;
   auto net = connect_network(standby_->nics(), options_.net, handshake_.vm());
@@ -354,6 +392,7 @@ void Receiver::promote() {
   promotion->net->announce();
   const Status announced = promotion->guest->announce();  // best effort: ours above is enough
   (void)announced;
+  if (core_.planned()) take_over_input(*promotion->net);
   store_.reset();
   standby_.reset();  // spent
   Promoted promoted;
@@ -361,8 +400,28 @@ void Receiver::promote() {
   promoted.net = std::move(promotion->net);
   promoted.definition = handshake_.definition();
   promoted.generation = core_.generation() + 1;
+  promoted.forced = core_.forced();
   if (callbacks_.on_promoted) callbacks_.on_promoted(std::move(promoted));
   core_.promotion_done({}, &actions_);
+}
+
+// The guest runs here; what came for it while it stood follows, until the primary has closed its gate.
+void Receiver::take_over_input(netbuf::NetBuffer& net) {
+  send(ckpt::FrameType::goodbye, 0, ckpt::Refuse{Code::ok, "the guest runs on node " + options_.node});
+  const auto give = [&] {
+    for (const auto& [card, frame] : input_) (void)net.inject(card, frame);
+    input_.clear();
+  };
+  give();
+  const Time deadline = Clock::now() + kInputPatience;
+  while (link_->open() && Clock::now() < deadline) {
+    const Status status = link_->wait(deadline, [this](const ckpt::FrameView& frame) {
+      return frame.type() == ckpt::FrameType::input ? on_input(frame) : Status();
+    });
+    give();
+    if (!status.ok()) break;
+  }
+  link_->close(Status(Code::ok, "the guest was handed over"));
 }
 
 void Receiver::destroy_standby() {
@@ -383,6 +442,7 @@ void Receiver::publish(bool tell) {
     snapshot.state = core_.state();
     snapshot.end = core_.why();
     if (!network_.ok()) snapshot.end = network_;
+    if (!core_.fence_note().ok()) snapshot.end = core_.fence_note().with_context("not fenced yet");
     snapshot.vm = handshake_.vm();
     snapshot.peer = handshake_.peer();
     snapshot.generation = core_.generation();

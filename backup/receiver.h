@@ -15,6 +15,8 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "backup/core.h"
 #include "backup/handshake.h"
@@ -49,6 +51,8 @@ class Receiver {
   Status on_handshake_frame(const ckpt::FrameView& frame);
   Status on_data(const ckpt::FrameView& frame);
   Status on_heartbeat(const ckpt::FrameView& frame);
+  Status on_order(const ckpt::FrameView& frame);
+  Status on_input(const ckpt::FrameView& frame);
   void after_handshake_step();
   void apply_some();
   void send_signs_of_life();
@@ -58,8 +62,10 @@ class Receiver {
   void perform();
   void send_ack(uint64_t epoch);
   void ask_arbiter(uint64_t expected_generation);
+  void fence_peer();
   void prepare_network();
   void promote();
+  void take_over_input(netbuf::NetBuffer& net);
   void destroy_standby();
   template <typename Record>
   void send(ckpt::FrameType type, uint64_t epoch, const Record& record);
@@ -78,9 +84,10 @@ class Receiver {
   Actions actions_;  // decided, not yet carried out
   Handshake handshake_;
   std::unique_ptr<guest::Standby> standby_;
-  std::unique_ptr<netbuf::NetBuffer> net_;  // connected and not plugged in, while deciding
-  std::optional<Store> store_;              // over standby_->memory()
-  std::deque<uint64_t> digests_;            // of epochs whose ack is not yet sent
+  std::unique_ptr<netbuf::NetBuffer> net_;               // connected and not plugged in, while deciding
+  std::optional<Store> store_;                           // over standby_->memory()
+  std::deque<uint64_t> digests_;                         // of epochs whose ack is not yet sent
+  std::vector<std::pair<uint16_t, ckpt::Bytes>> input_;  // card, frame; in a switchover, until the guest runs
 
   const Time handshake_deadline_;
   const Time hello_deadline_;
@@ -95,6 +102,7 @@ class Receiver {
   std::thread arbiter_thread_;
   mutable std::mutex snapshot_mutex_;
   Snapshot snapshot_;
+  std::jthread fence_thread_;  // last: told to stop and waited for before the rest goes
 };
 
 }  // namespace remusd::backup

@@ -43,23 +43,44 @@ Result<std::unique_ptr<Session>> Session::start(ScopedFd socket, arbiter::Arbite
   return std::unique_ptr<Session>(new Session(std::move(impl)));
 }
 
-Status Session::order_failover() {
+Status Session::may_take_over(const std::string& what) const {
   const Snapshot now = snapshot();
   switch (now.state) {
     case State::handshake:
     case State::syncing:
-      return Status(Code::unsafe, "failover of " + now.vm +
+      return Status(Code::unsafe, what + " of " + now.vm +
                                       " refused: no epoch is committed here yet; wait until it is protected");
     case State::promoted:
-      return Status(Code::exists, "failover of " + now.vm + " refused: it already runs here");
+      return Status(Code::exists, what + " of " + now.vm + " refused: it already runs here");
     case State::ended:
     case State::failed:
       return Status(Code::unsafe,
-                    "failover of " + now.vm + " refused: its session has ended (" + now.end.message() + ")");
+                    what + " of " + now.vm + " refused: its session has ended (" + now.end.message() + ")");
     default:
-      impl_->receiver.mailbox().order_failover();
       return {};
   }
+}
+
+Status Session::order_failover() {
+  REMUSD_TRY(may_take_over("failover"));
+  impl_->receiver.mailbox().order_failover();
+  return {};
+}
+
+Status Session::order_switchover() {
+  REMUSD_TRY(may_take_over("switchover"));
+  if (const State state = snapshot().state; state != State::standby) {
+    return Status(Code::unsafe, "switchover refused in state " + std::string(to_string(state)) +
+                                    ": the pair is not whole; see 'remusd failover'");
+  }
+  impl_->receiver.mailbox().order_switchover();
+  return {};
+}
+
+Status Session::force_failover() {
+  REMUSD_TRY(may_take_over("failover --force"));
+  impl_->receiver.mailbox().force();
+  return {};
 }
 
 void Session::end(const std::string& reason) {

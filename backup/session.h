@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "arbiter/arbiter.h"
@@ -16,8 +17,20 @@
 namespace remusd::backup {
 
 /// standby: at least one epoch is committed. deciding: the primary is lost, nothing is acknowledged any more,
-/// the arbiter is asked. The last three are final.
-enum class State { handshake, syncing, standby, deciding, frozen, promoting, promoted, ended, failed };
+/// the arbiter is asked. fencing: the right to run is won, the primary's host is being switched off. The last
+/// three are final.
+enum class State {
+  handshake,
+  syncing,
+  standby,
+  deciding,
+  frozen,
+  fencing,
+  promoting,
+  promoted,
+  ended,
+  failed
+};
 std::string_view to_string(State state);
 
 struct Options {
@@ -31,6 +44,9 @@ struct Options {
   guest::DriverOptions driver;
   netbuf::NetOptions net;
   std::string files_dir;  // boot files received from the peer, named by digest
+  /// Switches the host of `peer` off and says whether it is: the guest is promoted only once it said ok.
+  /// Blocks until it knows or is told to stop. Empty: the right to run is enough.
+  std::function<Status(const std::string& peer, const std::stop_token& stop)> fence;
 };
 
 struct Snapshot {
@@ -51,6 +67,7 @@ struct Promoted {
   std::unique_ptr<netbuf::NetBuffer> net;  // passing
   guest::Definition definition;
   uint64_t generation = 0;
+  bool forced = false;  // the arbiter does not know of this generation
 };
 
 struct Callbacks {
@@ -73,6 +90,10 @@ class Session {
   /// Operator's order: stop acknowledging, win the right to run, promote. Refused as unsafe before the first
   /// committed epoch.
   Status order_failover();
+  /// Operator's order: ask the primary to hand the guest over. `unsafe` unless this is a whole standby.
+  Status order_switchover();
+  /// Operator's word that the primary runs nowhere: promote without asking the arbiter or the fence agent.
+  Status force_failover();
   /// Ends the session and destroys the standby.
   void end(const std::string& reason);
 
@@ -81,6 +102,7 @@ class Session {
  private:
   class Impl;
   explicit Session(std::unique_ptr<Impl> impl);
+  Status may_take_over(const std::string& what) const;
   std::unique_ptr<Impl> impl_;
 };
 

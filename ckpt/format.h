@@ -23,7 +23,8 @@ inline constexpr uint32_t kMaxBlobPartBytes = 1u << 20;  // of one part, decoded
 inline constexpr uint32_t kMaxFilesNeeded = 64;
 inline constexpr uint64_t kMaxFileBytes = 512u << 20;  // boot files
 inline constexpr uint32_t kMaxStringBytes = 4096;
-inline constexpr uint32_t kMaxTextBytes = 1u << 20;  // DEFINITION and FACTS JSON
+inline constexpr uint32_t kMaxInputBytes = 4096 + 65536;  // an Ethernet frame with offloads
+inline constexpr uint32_t kMaxTextBytes = 1u << 20;       // DEFINITION and FACTS JSON
 
 /// Bit 15 set: optional, a receiver that does not know the type skips the frame. Clear: mandatory, a receiver
 /// that does not know it must end the session.
@@ -41,16 +42,17 @@ enum class FrameType : uint16_t {
   commit = 11,     // P->B: the epoch is complete; counts and digest
   ack = 12,        // B->P: the epoch is staged whole and checked: the backup will not forget it
   goodbye = 13,    // both ways: orderly end, with reason
-  order = 14,      // P->B: operator's order for the backup (failover)
+  order = 14,      // P->B: operator's order for the backup to take over; B->P: asks for a switchover
   // 16..31 are kept for disks, 32..47 for encryption and identity.
   heartbeat = 1 | kOptionalBit,  // both ways
   progress = 2 | kOptionalBit,   // B->P: bytes applied during first sync
+  input = 4 | kOptionalBit,      // P->B: a frame that came for the guest after it stood for a switchover
 };
 
 /// True for the types above. The reader refuses any other that is mandatory.
 constexpr bool is_known(uint16_t type) {
   const uint16_t number = type & static_cast<uint16_t>(~kOptionalBit);
-  return number >= 1 && number <= ((type & kOptionalBit) != 0 ? 2 : 14);
+  return number >= 1 && number <= ((type & kOptionalBit) != 0 ? 4 : 14);
 }
 
 /// Feature bits of HELLO.

@@ -229,10 +229,28 @@ void encode(const Order& record, Bytes* out) {
 
 Status decode(View body, Order* record) {
   Cursor in("ORDER", body);
-  in.require(in.get<uint16_t>("kind") == static_cast<uint16_t>(OrderKind::failover), "kind", "is unknown");
-  record->kind = OrderKind::failover;
+  const auto kind = in.get<uint16_t>("kind");
+  in.require(kind == 1 || kind == 2, "kind", "is unknown");
+  record->kind = static_cast<OrderKind>(kind);
   in.require(in.get<uint16_t>("reserved") == 0, "reserved", "is not 0");
   in.require(in.get<uint32_t>("reserved") == 0, "reserved", "is not 0");
+  return in.finish();
+}
+
+void encode(const Input& record, Bytes* out) {
+  put(record.card, out);
+  put(uint16_t{0}, out);
+  put(static_cast<uint32_t>(record.frame.size()), out);
+  put_bytes(record.frame, out);
+}
+
+Status decode(View body, Input* record) {
+  Cursor in("INPUT", body);
+  record->card = in.get<uint16_t>("card");
+  in.require(in.get<uint16_t>("reserved") == 0, "reserved", "is not 0");
+  const auto frame_bytes = in.get<uint32_t>("frame_bytes");
+  in.require(frame_bytes > 0 && frame_bytes <= kMaxInputBytes, "frame_bytes", "is 0 or too large");
+  record->frame = in.take(frame_bytes, "frame");
   return in.finish();
 }
 

@@ -83,9 +83,15 @@ struct Heartbeat {
 struct Progress {
   uint64_t received_bytes = 0;
 };
-enum class OrderKind : uint16_t { failover = 1 };
+/// failover: take over from the newest committed epoch. switchover: the same after the last epoch of a guest
+/// that stands; from B to P it asks P to begin one.
+enum class OrderKind : uint16_t { failover = 1, switchover = 2 };
 struct Order {
   OrderKind kind = OrderKind::failover;
+};
+struct Input {
+  uint16_t card = 0;  // of the guest's network cards, in the order of the definition
+  View frame;         // an Ethernet frame; into the record's body
 };
 
 void encode(const Hello& record, Bytes* out);
@@ -99,6 +105,7 @@ void encode(const Ack& record, Bytes* out);
 void encode(const Heartbeat& record, Bytes* out);
 void encode(const Progress& record, Bytes* out);
 void encode(const Order& record, Bytes* out);
+void encode(const Input& record, Bytes* out);
 
 Status decode(View body, Hello* record);
 Status decode(View body, Refuse* record);
@@ -111,6 +118,7 @@ Status decode(View body, Ack* record);
 Status decode(View body, Heartbeat* record);
 Status decode(View body, Progress* record);
 Status decode(View body, Order* record);
+Status decode(View body, Input* record);
 
 /// DEFINITION and FACTS: the body is the JSON text itself, 1 to kMaxTextBytes bytes. *text lies in the body.
 Status decode_text(View body, std::string_view* text);

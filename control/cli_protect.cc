@@ -147,20 +147,6 @@ int protect(const CliContext& context, const ProtectFlags& flags) {
   }
 }
 
-int failover(const CliContext& context, const std::string& vm, bool dry_run) {
-  const int code = act(context, vm, "failover", {{"dry_run", dry_run}}, vm + ": the backup took over");
-  if (code != kDone || dry_run) return code;
-  // The winner is promoted; its daemon takes the guest into its hands a moment later. Whoever looks next
-  // shall see that.
-  const Time deadline = Clock::now() + kHandOver;
-  while (Clock::now() < deadline) {
-    const Reply now = context.client().get(guest_url(vm));
-    if (!now.status.ok() || now.body.value("state", "") != "promoting") break;
-    std::this_thread::sleep_for(kLook);
-  }
-  return code;
-}
-
 }  // namespace
 
 void add_protect(CLI::App& app, CliContext& context) {
@@ -201,33 +187,22 @@ void add_protect(CLI::App& app, CliContext& context) {
 void add_unprotect(CLI::App& app, CliContext& context) {
   struct Flags {
     std::string vm;
-    bool dry_run = false;
+    bool dry_run = false, force = false;
   };
   const auto flags = std::make_shared<Flags>();
   CLI::App* verb = add_verb(app, "unprotect", "End a guest's protection in order; the guest runs on",
                             "remusd unprotect vm1");
   add_vm(verb, &flags->vm);
+  verb->add_flag(
+      "--force", flags->force,
+      "While its backup and the arbiter are both out of reach: let the guest go on alone. DANGER: if "
+      "the backup lives and wins the right to run, the guest runs twice");
   add_dry_run(verb, &flags->dry_run);
   verb->callback([flags, &context] {
     context.action = [flags, &context] {
-      return act(context, flags->vm, "unprotect", {{"dry_run", flags->dry_run}},
+      return act(context, flags->vm, "unprotect", {{"dry_run", flags->dry_run}, {"force", flags->force}},
                  flags->vm + " is unprotected");
     };
-  });
-}
-
-void add_failover(CLI::App& app, CliContext& context) {
-  struct Flags {
-    std::string vm;
-    bool dry_run = false;
-  };
-  const auto flags = std::make_shared<Flags>();
-  CLI::App* verb = add_verb(app, "failover", "Let the backup take over now; may be given on either side",
-                            "remusd failover vm1");
-  add_vm(verb, &flags->vm);
-  add_dry_run(verb, &flags->dry_run);
-  verb->callback([flags, &context] {
-    context.action = [flags, &context] { return failover(context, flags->vm, flags->dry_run); };
   });
 }
 

@@ -105,6 +105,8 @@ void print_guest(const nlohmann::json& guest) {
   std::printf("  held        %" PRIu64 " bytes of packets\n", number(guest, "held_bytes"));
   if (guest.value("promote_ms", 0.0) > 0)
     std::printf("  promoted in %.1f ms\n", guest.value("promote_ms", 0.0));
+  if (guest.value("switchover_ms", 0.0) > 0)
+    std::printf("  stood for %.1f ms when it was handed over\n", guest.value("switchover_ms", 0.0));
   if (const std::string reason = guest.value("reason", ""); !reason.empty()) {
     std::printf("  reason      %s\n", reason.c_str());
   }

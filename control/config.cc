@@ -25,6 +25,29 @@ TomlField address_field(std::string key, std::string* out) {
       [](const std::string& text) { return text.empty() || is_address(text); }, out);
 }
 
+TomlField fence_options_field(std::string key, std::map<std::string, std::string>* out) {
+  return {std::move(key), "a table of texts, integers and booleans", [out](const toml::node& node) -> Status {
+            const toml::table* table = node.as_table();
+            if (table == nullptr) return {Code::invalid, ""};
+            out->clear();
+            for (const auto& [name, value] : *table) {
+              std::string& text = (*out)[std::string(name.str())];
+              if (const auto string = value.value_exact<std::string>()) {
+                text = *string;
+              } else if (const auto number = value.value_exact<int64_t>()) {
+                text = std::to_string(*number);
+              } else if (const auto flag = value.value_exact<bool>()) {
+                text = *flag ? "1" : "0";
+              } else {
+                return {Code::invalid, ""};
+              }
+              // A line of its own each: nothing else may come in with it.
+              if (text.find('\n') != std::string::npos) return {Code::invalid, ""};
+            }
+            return {};
+          }};
+}
+
 Status read_peers(const toml::table& table, Config* config) {
   for (const auto& [key, node] : table) {
     const std::string name(key.str());
@@ -36,13 +59,18 @@ Status read_peers(const toml::table& table, Config* config) {
       return {Code::invalid, where(node) + ": 'peer." + name + "' must be a table with the key address"};
     }
     std::string address = config->peers[name];
-    REMUSD_TRY(read_fields(*peer, "peer." + name + ".",
-                           {checked_text_field("address", "\"host:port\"", is_address, &address)}));
+    FenceAgent fence = config->fences[name];
+    REMUSD_TRY(read_fields(
+        *peer, "peer." + name + ".",
+        {checked_text_field("address", "\"host:port\"", is_address, &address),
+         path_field("fence", &fence.command), fence_options_field("fence_options", &fence.options),
+         integer_field("fence_timeout_ms", 100, 3600000, &fence.timeout_ms)}));
     if (address.empty()) {
       return {Code::invalid,
               where(node) + ": 'peer." + name + ".address' is missing; it must be \"host:port\""};
     }
     config->peers[name] = address;
+    config->fences[name] = fence;
     if (config->peers.size() > kMaxPeers) {
       return {Code::invalid, where(node) + ": more than " + std::to_string(kMaxPeers) + " peers"};
     }

@@ -11,6 +11,7 @@
 
 #include "ckpt/clock.h"
 #include "ckpt/status.h"
+#include "control/fence.h"
 
 namespace remusd::control {
 
@@ -31,6 +32,7 @@ struct Config {
   std::string arbiter_kind = "file";
   std::string arbiter_directory = "/var/lib/remusd/arbiter";
   std::map<std::string, std::string> peers;  // name to "host:port"
+  std::map<std::string, FenceAgent> fences;  // of those peers that have one
 
   int epoch_ms = 25;
   int latency_target_ms = 0;  // 0: none

@@ -71,11 +71,18 @@ Result<Work> make_work(const Config& config, const std::string& verb, const nloh
     return Work([=](GuestHost& host) { return host.protect(peer, pace, dry_run); });
   }
   if (verb == "unprotect") {
+    REMUSD_ASSIGN(const bool force, argument(arguments, "force", false));
+    if (force) return Work([=](GuestHost& host) { return host.force_unprotect(dry_run); });
     REMUSD_ASSIGN(const std::string reason,
                   argument(arguments, "reason", std::string("unprotected by command")));
     return Work([=](GuestHost& host) { return host.unprotect(reason, dry_run); });
   }
-  if (verb == "failover") return Work([=](GuestHost& host) { return host.failover(dry_run); });
+  if (verb == "failover") {
+    REMUSD_ASSIGN(const bool force, argument(arguments, "force", false));
+    return Work(
+        [=](GuestHost& host) { return force ? host.force_failover(dry_run) : host.failover(dry_run); });
+  }
+  if (verb == "switchover") return Work([=](GuestHost& host) { return host.switchover(dry_run); });
   if (verb == "bench-floor") {
     REMUSD_ASSIGN(const int count, argument(arguments, "count", 200));
     if (count < 1 || count > kMaxBenchCount) {

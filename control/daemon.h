@@ -39,7 +39,8 @@ class Daemon {
   nlohmann::json list() const;
   /// A guest that is defined but never ran here is "stopped".
   Result<GuestStatus> status(const std::string& vm) const;
-  /// Carries out start, stop, protect, unprotect, failover or bench-floor; `done` is called from the pool.
+  /// Carries out start, stop, protect, unprotect, failover, switchover or bench-floor; `done` is called from
+  /// the pool.
   void command(const std::string& vm, const std::string& verb, const nlohmann::json& arguments,
                std::function<void(Reply)> done);
 

@@ -221,6 +221,8 @@ void GuestHost::settle() {
     rest_.acked = last.acked;
     rest_.released = last.released;
     rest_.epochs_by_reason = last.epochs_by_reason;
+    rest_.switchover_ms = last.switchover_seconds * 1e3;
+    if (last.forced) claim_.emplace(context_.arbiter, name_, context_.config.node, last.generation);
   }
   ended.reset();  // joins, unless status() holds it for another moment
   metrics_->on_aborted(last.sealed - last.acked);
@@ -292,26 +294,7 @@ Reply GuestHost::failover_primary() {
 
 Reply GuestHost::failover_backup(const std::shared_ptr<backup::Session>& session) {
   if (Status ordered = session->order_failover(); !ordered.ok()) return ordered.with_context(name_);
-  std::unique_lock lock(mutex_);
-  const auto slot = session_;
-  const auto ended = [&] { return slot == nullptr || is_final(slot->last().state); };
-  if (!changed_.wait_for(lock, kFailoverPatience, ended)) {
-    return Status(Code::timed_out,
-                  "failover " + name_ + ": not decided yet; see 'remusd status " + name_ + "'");
-  }
-  const backup::Snapshot last = slot == nullptr ? backup::Snapshot{} : slot->last();
-  lock.unlock();
-  if (last.state != backup::State::promoted) {
-    const Code code = last.end.ok() ? Code::unavailable : last.end.code();
-    return Status(code,
-                  "failover " + name_ + ": this node did not become its primary: " + last.end.message());
-  }
-  // The guest itself is handed over by the next job on the strand.
-  GuestStatus now = status();
-  now.role = "primary";
-  now.state = "unprotected";
-  now.promote_ms = last.promote_seconds * 1e3;
-  return done(now);
+  return wait_session_end("failover");
 }
 
 }  // namespace remusd::control

@@ -20,9 +20,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "arbiter/arbiter.h"
+#include "control/claim.h"
 #include "control/config.h"
 #include "control/epoch_window.h"
 #include "control/exit_code.h"
@@ -61,6 +63,9 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   Reply protect(const std::string& peer, const primary::PaceOptions& pace, bool dry_run);
   Reply unprotect(const std::string& reason, bool dry_run);
   Reply failover(bool dry_run);
+  Reply switchover(bool dry_run);
+  Reply force_failover(bool dry_run);
+  Reply force_unprotect(bool dry_run);
   Reply bench_floor(int count);
 
   // On the strand: what time and others bring.
@@ -94,6 +99,8 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   void settle();
   Reply failover_primary();
   Reply failover_backup(const std::shared_ptr<backup::Session>& session);
+  Reply wait_session_end(const std::string& what);
+  void settle_claim();
   void finish_promotion();
   void lose_guest(const std::string& state, const std::string& reason);
   void watch_guest();
@@ -112,6 +119,7 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   guest::Definition definition_;
   std::unique_ptr<guest::Guest> guest_;
   std::unique_ptr<netbuf::NetBuffer> net_;
+  std::optional<Claim> claim_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;  // last_protection_ or session_'s state

@@ -143,6 +143,7 @@ void GuestHost::lose_guest(const std::string& state, const std::string& reason) 
   net_.reset();
   metrics_->reset_net();
   guest_.reset();
+  claim_.reset();
   forget_running(context_.config.runtime_dir, name_);
   const std::lock_guard lock(mutex_);
   has_guest_ = false;
@@ -181,6 +182,7 @@ void GuestHost::poll() {
     rest_.held_bytes = stats.held_bytes;
   }
   watch_guest();
+  settle_claim();
   metrics_->on_status(status());
 }
 
@@ -214,6 +216,8 @@ void GuestHost::adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted>
     const std::lock_guard lock(mutex_);
     has_guest_ = true;
     promoted_slot_ = slot.id;
+    if (promoted->forced)
+      claim_.emplace(context_.arbiter, name_, context_.config.node, promoted->generation - 1);
     rest_.generation = promoted->generation;
     rest_.pid = pid;
     window_.clear();

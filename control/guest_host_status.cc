@@ -51,6 +51,7 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
   status->released = snapshot.released;
   status->epochs_by_reason = snapshot.epochs_by_reason;
   status->tracker = snapshot.tracker;
+  status->switchover_ms = snapshot.switchover_seconds * 1e3;
   status->sync_sent_pages = snapshot.sync_sent_pages;
   status->sync_total_pages = snapshot.sync_total_pages;
   status->memory_bytes = snapshot.memory_bytes;

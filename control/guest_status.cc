@@ -42,6 +42,7 @@ json to_json(const GuestStatus& status) {
       {"pid", status.pid},
       {"tracker", status.tracker},
       {"promote_ms", status.promote_ms},
+      {"switchover_ms", status.switchover_ms},
       {"reason", status.reason},
       {"reason_code", status.reason_code},
       {"protection_id", status.protection_id},
@@ -88,6 +89,8 @@ std::string_view status_word(backup::State state) {
       return "deciding";
     case backup::State::frozen:
       return "frozen";
+    case backup::State::fencing:
+      return "fencing";
     case backup::State::promoting:
     case backup::State::promoted:  // until the guest is in our hands
       return "promoting";

@@ -18,9 +18,9 @@ namespace remusd::control {
 inline constexpr int kSchemaVersion = 1;
 
 /// Every word that `state` may be.
-inline constexpr std::array<std::string_view, 13> kStates{
-    "stopped",   "running", "connecting", "syncing",     "protected", "deciding", "frozen",
-    "handshake", "standby", "promoting",  "unprotected", "fenced",    "failed"};
+inline constexpr std::array<std::string_view, 14> kStates{
+    "stopped",   "running", "connecting", "syncing",   "protected",   "deciding", "frozen",
+    "handshake", "standby", "fencing",    "promoting", "unprotected", "fenced",   "failed"};
 
 struct Quantiles {
   double p50 = 0, p99 = 0, max = 0;
@@ -38,6 +38,7 @@ struct GuestStatus {
   int pid = 0;
   std::string tracker = "none";
   double promote_ms = 0;
+  double switchover_ms = 0;    // how long the guest stood when it was last handed over from here
   std::string reason;          // why the last protection or session ended
   std::string reason_code;     // its Code
   uint64_t protection_id = 0;  // counts protect commands, so that a caller knows its own

@@ -28,6 +28,18 @@ backup::Options session_options(const Config& config) {
   options.driver.qmp_timeout_ms = config.qmp_timeout_ms;
   options.net.limit_bytes = static_cast<size_t>(config.packet_buffer_mib) << 20;
   options.files_dir = config.state_dir + "/files";
+  const bool any = std::any_of(config.fences.begin(), config.fences.end(),
+                               [](const auto& fence) { return !fence.second.command.empty(); });
+  if (!any) return options;
+  options.fence = [fences = config.fences](const std::string& peer, const std::stop_token& stop) {
+    const auto fence = fences.find(peer);
+    if (fence == fences.end() || fence->second.command.empty()) return Status();
+    log(LogLevel::warn, {}, "fencing node '" + peer + "' by " + fence->second.command);
+    const Status status = run_fence_agent(fence->second, peer, stop);
+    log(status.ok() ? LogLevel::warn : LogLevel::error, {},
+        status.ok() ? "node '" + peer + "' is fenced" : status.message());
+    return status;
+  };
   return options;
 }
 

@@ -15,6 +15,15 @@ bool is_sim(const Definition& definition) {
 
 }  // namespace
 
+// A driver whose pause() saves at once, and lasts as long as it is wanted, needs nothing more.
+Status Guest::halt() {
+  return pause();
+}
+
+Status Guest::let_run() {
+  return resume();
+}
+
 Result<Duration> Guest::plain_pause() {
   const Time began = Clock::now();
   REMUSD_TRY(pause());

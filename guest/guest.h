@@ -7,14 +7,14 @@
 //
 // States of a Guest and what may be called:
 //
-//   running --pause()--> paused --resume()--> running
+//   running --pause()--> paused --resume()--> running --halt()--> standing --let_run()--> running
 //
-// collect_dirty() and reading memory() are allowed in both, save() while running. destroy() is allowed always
-// and is final. Threads: the capture calls (pause, save, resume, collect_dirty, start_tracking,
-// stop_tracking, base_stream) belong to one thread at a time, the epoch thread. facts(), memory(), destroy()
-// and take_events() may be called from any thread. A call that touches the hypervisor has a deadline of its
-// own and returns timed_out or unavailable rather than hang; after that the guest's state is unknown and only
-// destroy() is allowed.
+// collect_dirty() and reading memory() are allowed in all, save() while running or standing. destroy() is
+// allowed always and is final. Threads: the capture calls (pause, save, resume, halt, let_run, collect_dirty,
+// start_tracking, stop_tracking, base_stream) belong to one thread at a time, the epoch thread. facts(),
+// memory(), destroy() and take_events() may be called from any thread. A call that touches the hypervisor has
+// a deadline of its own and returns timed_out or unavailable rather than hang; after that the guest's state
+// is unknown and only destroy() is allowed.
 #pragma once
 
 #include <cstddef>
@@ -78,6 +78,10 @@ class Guest {
   /// Device state as of the last pause(), once it was resumed. The span is valid until the next pause(). A
   /// state that could not be saved is told here, not by resume().
   virtual Result<std::span<const std::byte>> save() = 0;
+  /// Stops all vCPUs as pause() does, and for good: its device state has been saved when this returns.
+  virtual Status halt();
+  /// A guest that stands runs again.
+  virtual Status let_run();
   /// The floor of any checkpoint, for comparison: stops, saves and continues the guest by the hypervisor's
   /// own orders, each given after the answer to the one before, and captures nothing. How long it stood.
   virtual Result<Duration> plain_pause();

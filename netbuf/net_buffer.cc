@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t kMaxNics = 8;
 constexpr size_t kMaxHolds = 4096;
+constexpr size_t kMaxInjectedFrames = 256;  // waiting for the net thread
 constexpr int kAnnouncements = 5;
 constexpr Duration kAnnounceInterval = std::chrono::milliseconds(100);
 
@@ -99,6 +100,23 @@ class NetBuffer::Pump {
     const std::lock_guard lock(watch_mutex_);
     output_waits_ = std::move(waits);
   }
+  void divert(TakeInput take) {
+    const std::lock_guard lock(input_mutex_);
+    take_input_ = std::move(take);
+  }
+  bool input_drained() const {
+    return std::all_of(ports_.begin(), ports_.end(), [](const Port& port) { return port.input_read(); });
+  }
+  bool inject(size_t card, std::span<const std::byte> frame) {
+    if (card >= ports_.size()) return false;
+    {
+      const std::lock_guard lock(input_mutex_);
+      if (injected_.size() >= kMaxInjectedFrames) return false;
+      injected_.emplace_back(card, std::vector<std::byte>(frame.begin(), frame.end()));
+    }
+    wake();
+    return true;
+  }
   void announce() {
     announcements_ = kAnnouncements;
     wake();
@@ -136,7 +154,8 @@ class NetBuffer::Pump {
         uint64_t count = 0;
         [[maybe_unused]] const ssize_t got = ::read(wake_.get(), &count, sizeof count);
       }
-      for (size_t i = 0; i < ports_.size(); ++i) serve(ports_[i], polled[1 + 2 * i], polled[2 + 2 * i]);
+      give_injected();
+      for (size_t i = 0; i < ports_.size(); ++i) serve(i, polled[1 + 2 * i], polled[2 + 2 * i]);
     }
   }
 
@@ -146,6 +165,13 @@ class NetBuffer::Pump {
     while (true) {
       const Mode mode = mode_;
       if (mode == Mode::shut) {
+        // What the backup remembers may still be heard; passing may be a mode that was never looked at again.
+        port.queue().set_passing(false);
+        port.queue().release_through(released_);
+        {
+          const std::lock_guard lock(stats_mutex_);
+          port.flush(&holds_, kMaxHolds);
+        }
         port.shut();
         return;
       }
@@ -169,12 +195,26 @@ class NetBuffer::Pump {
     if (output_waits_) output_waits_(tag & kEpochMask);
   }
 
-  void serve(Port& port, const pollfd& guest, const pollfd& outside) {
+  void give_injected() {
+    std::vector<std::pair<size_t, std::vector<std::byte>>> frames;
+    {
+      const std::lock_guard lock(input_mutex_);
+      frames.swap(injected_);
+    }
+    for (const auto& [card, frame] : frames) ports_[card].inject(frame);
+  }
+
+  void serve(size_t card, const pollfd& guest, const pollfd& outside) {
+    Port& port = ports_[card];
     if (guest.revents != 0) {
       read_guest(port);
       port.write_guest();
     }
-    if ((outside.revents & (POLLIN | POLLERR | POLLHUP)) != 0) port.read_outside();
+    if ((outside.revents & (POLLIN | POLLERR | POLLHUP)) == 0) return;
+    // The lock is what makes divert() final.
+    const std::lock_guard lock(input_mutex_);
+    port.read_outside(take_input_ ? [this, card](auto frame) { return take_input_(card, frame); }
+                                  : Port::Take());
   }
 
   /// Sends an announcement when one is due; returns how long poll() may sleep, -1 for no limit.
@@ -220,6 +260,9 @@ class NetBuffer::Pump {
   uint64_t told_ = 0;                   // net thread only: the newest tag that was told as waiting
   std::mutex watch_mutex_;
   std::function<void(uint64_t epoch)> output_waits_;  // under watch_mutex_
+  std::mutex input_mutex_;
+  TakeInput take_input_;                                             // under input_mutex_
+  std::vector<std::pair<size_t, std::vector<std::byte>>> injected_;  // under input_mutex_: card, frame
   std::mutex stats_mutex_;
   NetStats stats_;
   std::vector<double> holds_;
@@ -272,6 +315,15 @@ void NetBuffer::shut() {
 }
 void NetBuffer::watch_output(std::function<void(uint64_t epoch)> waits) {
   pump_->watch_output(std::move(waits));
+}
+void NetBuffer::divert(TakeInput take) {
+  pump_->divert(std::move(take));
+}
+bool NetBuffer::input_drained() const {
+  return pump_->input_drained();
+}
+bool NetBuffer::inject(size_t card, std::span<const std::byte> frame) {
+  return pump_->inject(card, frame);
 }
 void NetBuffer::announce() {
   pump_->announce();

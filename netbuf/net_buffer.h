@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -62,8 +63,20 @@ class NetBuffer {
   void release_through(uint64_t epoch);
   /// The right to run alone was won: everything held leaves, and frames pass from now on.
   void pass();
-  /// The right to run was lost: drops what is held and closes the gate for good.
+  /// The right to run was lost: what was released before still leaves, what is held is dropped, and the gate
+  /// is closed for good.
   void shut();
+
+  /// Takes a frame that came from outside for the guest's card `card`, on the net thread; false: it is
+  /// dropped. Must not block.
+  using TakeInput = std::function<bool(size_t card, std::span<const std::byte> frame)>;
+  /// The guest is about to stand for good: from now on `take` gets what comes for it; null: the guest again.
+  /// When this returns nothing is given to the guest any more and an earlier `take` is not called any more.
+  void divert(TakeInput take);
+  /// The hypervisor has read all that it was given.
+  bool input_drained() const;
+  /// Gives the guest a frame that came for it elsewhere. False when it is dropped: no such card, or no room.
+  bool inject(size_t card, std::span<const std::byte> frame);
 
   /// From now on `waits` is called, on the net thread, once for each epoch for which output is held, as soon
   /// as there is some; null: no more. It must not block. When this returns an earlier one is not called any

@@ -1,9 +1,12 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "netbuf/port.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -45,8 +48,7 @@ short Port::guest_events() const {
 }
 
 short Port::outside_events() const {
-  const bool room = !guest_gone_ && to_guest_size_ + kLengthBytes + kMaxFrameBytes <= to_guest_.size();
-  return static_cast<short>((room ? POLLIN : 0) | (outside_blocked_ ? POLLOUT : 0));
+  return static_cast<short>((room_for_input() ? POLLIN : 0) | (outside_blocked_ ? POLLOUT : 0));
 }
 
 void Port::read_guest(const std::function<uint64_t()>& tag) {
@@ -88,17 +90,40 @@ void Port::queue_frames(uint64_t tag) {
   from_guest_size_ -= at;
 }
 
-void Port::read_outside() {
-  while (!guest_gone_ && to_guest_size_ + kLengthBytes + kMaxFrameBytes <= to_guest_.size()) {
+bool Port::room_for_input() const {
+  return !guest_gone_ && to_guest_size_ + kLengthBytes + kMaxFrameBytes <= to_guest_.size();
+}
+
+void Port::read_outside(const Take& take) {
+  while (room_for_input()) {
     std::byte* const at = to_guest_.data() + to_guest_size_;
     const ssize_t got = ::read(nic_.outside.get(), at + kLengthBytes, kMaxFrameBytes);
     if (got <= 0) break;  // nothing now, or the interface is down: poll() tells when that changes
+    if (take) {
+      if (!take({at + kLengthBytes, static_cast<size_t>(got)})) ++counters_.inbound_dropped;
+      continue;
+    }
     store_be32(static_cast<uint32_t>(got), at);
     to_guest_size_ += kLengthBytes + static_cast<size_t>(got);
     ++counters_.inbound_frames;
     counters_.inbound_bytes += static_cast<uint64_t>(got);
   }
   write_guest();
+}
+
+bool Port::inject(std::span<const std::byte> frame) {
+  if (!room_for_input() || frame.empty() || frame.size() > kMaxFrameBytes) {
+    ++counters_.inbound_dropped;
+    return false;
+  }
+  std::byte* const at = to_guest_.data() + to_guest_size_;
+  store_be32(static_cast<uint32_t>(frame.size()), at);
+  std::copy(frame.begin(), frame.end(), at + kLengthBytes);
+  to_guest_size_ += kLengthBytes + frame.size();
+  ++counters_.inbound_frames;
+  counters_.inbound_bytes += frame.size();
+  write_guest();
+  return true;
 }
 
 void Port::write_guest() {
@@ -139,6 +164,11 @@ void Port::flush(std::vector<double>* holds, size_t most) {
     if (holds->size() < most) holds->push_back(to_seconds(now - frame->arrived));
     queue_.pop();
   }
+}
+
+bool Port::input_read() const {
+  int unread = 0;
+  return ::ioctl(guest_.get(), SIOCOUTQ, &unread) != 0 || unread == 0;
 }
 
 void Port::announce() {

@@ -40,7 +40,11 @@ class Port {
 
   /// Reads what the guest has sent. `tag` is asked after each read, never before: see net_buffer.h.
   void read_guest(const std::function<uint64_t()>& tag);
-  void read_outside();
+  /// Gives what has come to the guest, or to `take` instead unless it is empty.
+  using Take = std::function<bool(std::span<const std::byte> frame)>;
+  void read_outside(const Take& take);
+  /// False when there is no room.
+  bool inject(std::span<const std::byte> frame);
   /// A whole frame was read and waits for room in the queue; read_guest() tries again.
   bool stalled() const { return stalled_; }
   /// Writes released frames out; appends their hold times to *holds while it has fewer than `most`.
@@ -50,6 +54,8 @@ class Port {
 
   EpochQueue& queue() { return queue_; }
   const EpochQueue& queue() const { return queue_; }
+  /// The hypervisor has read what was written to it. From any thread.
+  bool input_read() const;
   /// Gives up what is held and carries nothing any more, either way.
   void shut();
   const PortCounters& counters() const { return counters_; }
@@ -58,6 +64,7 @@ class Port {
 
  private:
   void queue_frames(uint64_t tag);
+  bool room_for_input() const;
   /// False when the outside would block.
   bool write_outside(std::span<const std::byte> frame);
 

@@ -9,7 +9,8 @@
 namespace remusd::primary {
 namespace {
 
-constexpr size_t kDirtyReserve = 65536;   // ranges; a set that needs more grows once
+constexpr size_t kDirtyReserve = 65536;  // ranges; a set that needs more grows once
+constexpr Duration kInputPatience = std::chrono::milliseconds(5), kInputLook = std::chrono::microseconds(50);
 constexpr size_t kSyncBacklogChunks = 2;  // a pass is over when no more than these wait to be shipped
 
 bool is_zero(const std::byte* page) {
@@ -56,6 +57,15 @@ void Capture::request_stop() {
   wake_.notify_all();
 }
 
+void Capture::request_last(netbuf::NetBuffer::TakeInput take) {
+  {
+    const std::lock_guard lock(mutex_);
+    take_input_ = std::move(take);
+    last_ = true;
+  }
+  wake_.notify_all();
+}
+
 std::string Capture::tracker_name() const {
   const std::lock_guard lock(mutex_);
   return tracker_name_;
@@ -64,6 +74,11 @@ std::string Capture::tracker_name() const {
 bool Capture::stop_asked() {
   const std::lock_guard lock(mutex_);
   return stop_;
+}
+
+bool Capture::last_asked() {
+  const std::lock_guard lock(mutex_);
+  return last_ && !stop_;
 }
 
 /// Net thread: output waits that is covered by `epoch` at the earliest.
@@ -84,10 +99,10 @@ void Capture::acknowledged(Duration commit) {
   commit_ns_ = before == 0 ? now : before + (now - before) / 8;
 }
 
-/// Sleeps until epoch `number` is due; nothing when a stop was asked for.
+/// Sleeps until epoch `number` is due; nothing when a stop or the last epoch was asked for.
 std::optional<EpochReason> Capture::wait_due(uint64_t number) {
   std::unique_lock lock(mutex_);
-  while (!stop_) {
+  while (!stop_ && !last_) {
     std::optional<Time> output;
     if (output_epoch_ >= number) output = output_since_;
     const Pacer::Due due = pacer_.next(output, std::chrono::nanoseconds(commit_ns_));
@@ -105,7 +120,8 @@ Status Capture::stopped() {
 
 void Capture::finish(Ending ending, Status why) {
   if (outcome_.ending != Ending::asked) return;  // The first reason counts.
-  outcome_ = {ending, std::move(why)};
+  outcome_.ending = ending;
+  outcome_.why = std::move(why);
 }
 
 void Capture::run() {
@@ -113,7 +129,7 @@ void Capture::run() {
   // A driver that fails because its guest died says so in its events.
   if (!unwinding_ && guest_goes_on()) finish(Ending::guest_error, status);
   // Best effort: an unknown or dead guest has no tracking worth removing.
-  (void)guest_.stop_tracking();
+  if (!outcome_.standing) (void)guest_.stop_tracking();
   if (chunk_ != nullptr) staging_.recycle(std::exchange(chunk_, nullptr));
   staging_.put({Item::Kind::stopped});
 }
@@ -130,7 +146,7 @@ Status Capture::protect() {
   REMUSD_TRY(epoch(1, EpochReason::interval));
   for (uint64_t number = 2; guest_goes_on(); ++number) {
     const std::optional<EpochReason> reason = wait_due(number);
-    if (!reason) return stopped();
+    if (!reason) return last_asked() ? last_epoch(number) : stopped();
     REMUSD_TRY(epoch(number, *reason));
   }
   return stopped();
@@ -203,6 +219,58 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
   flush(false);
   staging_.put({Item::Kind::sealed, nullptr, slot});
   return status;
+}
+
+/// An epoch like any other, but that the guest stands from its pause on; then the thread ends.
+Status Capture::last_epoch(uint64_t number) {
+  bool waited = false;
+  EpochSlot* slot = staging_.acquire_slot(&waited);
+  if (slot == nullptr) return stopped();
+  slot->epoch = number;
+  slot->base.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    net_.divert(std::move(take_input_));
+  }
+  // What the hypervisor has not read when its guest is stopped would be lost with it.
+  const Time patience = Clock::now() + kInputPatience;
+  while (!net_.input_drained() && Clock::now() < patience) std::this_thread::sleep_for(kInputLook);
+
+  slot->began = Clock::now();
+  Status status = guest_.halt();
+  const bool halted = status.ok();
+  if (halted) status = standing_part(number, slot);
+  if (status.ok()) {
+    outcome_.standing = slot->began;
+    flush(false);
+    staging_.put({Item::Kind::sealed, nullptr, slot});
+    return stopped();
+  }
+  staging_.recycle(slot);
+  net_.divert(nullptr);
+  if (!halted || !unwinding_) return status;
+  if (const Status runs = guest_.let_run(); !runs.ok()) finish(Ending::guest_error, runs);
+  return status;
+}
+
+Status Capture::standing_part(uint64_t number, EpochSlot* slot) {
+  EpochSample& sample = slot->sample;
+  const Time halted_at = Clock::now();
+  net_.seal(number);
+  REMUSD_TRY(guest_.collect_dirty(&dirty_));
+  const Time scanned = Clock::now();
+  bool waited = false;
+  if (!copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
+  const Time ended = Clock::now();
+  REMUSD_TRY(take_device_state(slot));
+  sample.epoch = number;
+  sample.reason = waited ? EpochReason::staging : EpochReason::interval;
+  sample.interval = slot->began - began_;
+  sample.stop = halted_at - slot->began;
+  sample.scan = scanned - halted_at;
+  sample.copy = ended - scanned;
+  sample.pause = ended - slot->began;
+  return Status::ok_status();
 }
 
 /// Copies what is dirty now, while the guest runs; what it writes meanwhile is dirty again.

@@ -5,9 +5,12 @@
 // The order to resume follows the last copied page at once, while the hypervisor may still be saving its
 // devices; what it saved is fetched when the guest runs again. Only full chunks are handed over in the pause.
 //
+// The last epoch of a switchover is another one: the guest does not run on, so that nothing is done twice.
+//
 // It ends when it is asked to, when staging is stopped, when the guest does something by itself that ends
-// protection, or when the driver fails. It always ends the same way: the guest runs again if it can, tracking
-// is removed, and Item::stopped is the last thing in the queue; outcome() may be read after that was taken.
+// protection, or when the driver fails. It always ends the same way: the guest runs again if it can and
+// tracking is removed (but for a guest that stands), and Item::stopped is the last thing in the queue;
+// outcome() may be read after that was taken.
 #pragma once
 
 #include <atomic>
@@ -43,6 +46,8 @@ class Capture {
   struct Outcome {
     Ending ending = Ending::asked;
     Status why;
+    /// Since when the guest stands after its last epoch; what comes for it is diverted, tracking is planted.
+    std::optional<Time> standing;
   };
 
   Capture(guest::Guest& guest, netbuf::NetBuffer& net, Staging& staging, const CaptureOptions& options);
@@ -54,6 +59,9 @@ class Capture {
   void start();
   /// From any thread: ends after the epoch that is under way.
   void request_stop();
+  /// From any thread: ends after one epoch more, begun at once, after which the guest stands. From its
+  /// beginning on `take` gets what comes for the guest.
+  void request_last(netbuf::NetBuffer::TakeInput take);
   const Outcome& outcome() const { return outcome_; }
 
   // From any thread.
@@ -65,8 +73,11 @@ class Capture {
  private:
   void run();
   Status protect();
+  bool last_asked();
   Status first_sync();
   Status epoch(uint64_t number, EpochReason reason);
+  Status last_epoch(uint64_t number);
+  Status standing_part(uint64_t number, EpochSlot* slot);
   Status precopy(uint64_t number, EpochSample* sample, bool* waited);
   /// The pause itself; *paused tells whether the guest still stands when it fails.
   Status paused_part(uint64_t number, EpochSlot* slot, bool* paused);
@@ -100,8 +111,9 @@ class Capture {
   std::atomic<int64_t> commit_ns_{0};  // how long a commit takes at present
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  bool stop_ = false;
-  uint64_t output_epoch_ = 0;  // the newest epoch that output waits for, and since when
+  bool stop_ = false, last_ = false;
+  netbuf::NetBuffer::TakeInput take_input_;  // with last_
+  uint64_t output_epoch_ = 0;                // the newest epoch that output waits for, and since when
   Time output_since_{};
   std::string tracker_name_ = "none";
   std::thread thread_;

@@ -310,13 +310,14 @@ Actions Core::epochs_stopped(Time now) {
 void Core::order_when_drained(Actions* out) {
   if (intent_ != Intent::order || order_sent_ || !link_up_ || epochs_running_ || sent_ != sealed_) return;
   order_sent_ = true;
-  out->add(Kind::send_order_failover);
+  out->add(Kind::send_order);
 }
 
 void Core::conclude(Actions* out) {
   const bool may_run = won_ || (sent_ == 0 && intent_ != Intent::none);
   if (final() || !may_run || epochs_running_) return;
   passed_ = true;
+  if (planned_) out->add(Kind::let_run);
   out->add(Kind::pass_output);
   if (link_up_) out->add(Kind::send_goodbye);
   drop_link(out);
@@ -347,7 +348,9 @@ Actions Core::guest_gone(const Status& why, Time now) {
 
 Actions Core::guest_error(const Status& why, Time now) {
   Actions out;
-  if (intent_ == Intent::none) leave(Intent::leave, why, now, &out);
+  // A guest that could not be made to stand may have run on: it is not handed over.
+  const bool planned = intent_ == Intent::order && planned_ && !order_sent_;
+  if (intent_ == Intent::none || planned) leave(Intent::leave, why, now, &out);
   return out;
 }
 
@@ -358,17 +361,47 @@ Actions Core::unprotect(const std::string& reason, Time now) {
   return out;
 }
 
-Actions Core::order_failover(Time now) {
-  Actions out;
+bool Core::order(Duration timeout, Time now) {
   if (state_ != State::protecting || intent_ != Intent::none) {
-    note_ = "failover refused: no checkpoint is acknowledged, or protection is ending already";
-    return out;
+    note_ = "order refused: no checkpoint is acknowledged, or protection is ending already";
+    return false;
   }
   intent_ = Intent::order;
-  order_deadline_ = now + config_.order_timeout;
+  order_deadline_ = now + timeout;
+  return true;
+}
+
+Actions Core::order_failover(Time now) {
+  Actions out;
+  if (!order(config_.order_timeout, now)) return out;
   enter(State::deciding, &out);
   stop_epochs(&out);
   order_when_drained(&out);
+  return out;
+}
+
+Actions Core::order_switchover(Time now) {
+  Actions out;
+  if (!order(config_.switchover_timeout, now)) return out;
+  planned_ = true;
+  enter(State::deciding, &out);
+  REMUSD_ASSERT(epochs_running_ && !stop_asked_, "epochs run while the pair is whole");
+  stop_asked_ = true;
+  out.add(Kind::last_epoch);
+  return out;
+}
+
+Actions Core::force() {
+  Actions out;
+  const bool deciding = state_ == State::deciding || state_ == State::frozen;
+  if (!deciding || intent_ == Intent::order || won_) {
+    note_ = "force refused: the right to run is not being decided";
+    return out;
+  }
+  won_ = forced_ = true;
+  ask_at_.reset();
+  end_ = Status(end_.code(), end_.message() + "; runs alone on an operator's word, not the arbiter's");
+  conclude(&out);
   return out;
 }
 

@@ -12,8 +12,9 @@
 //   unprotected                unprotected (or failed)   fenced
 //
 // Why somebody leaves protection (intent): lost (contact ended), leave (orderly: the arbiter first, then
-// goodbye), order (failover: ORDER is sent once everything sealed is sent; the arbiter only after the backup
-// went away, so that it has a head start), gone (the guest ended).
+// goodbye), order (failover or switchover: ORDER is sent once everything sealed is sent; the arbiter only
+// after the backup went away, so that it has a head start), gone (the guest ended). In a switchover the guest
+// stands after its last epoch; it is let run here only when the right to run was won back.
 //
 // Always:
 //   released <= acked <= sent <= sealed.
@@ -31,41 +32,13 @@
 
 #include "arbiter/arbiter.h"
 #include "ckpt/detector.h"
+#include "primary/action.h"
 #include "primary/protection.h"
 
 namespace remusd::primary {
 
 /// Epochs sealed but not yet acknowledged: the interval is stretched rather than have more in flight.
 inline constexpr uint64_t kMaxInFlight = 4;
-
-struct Action {
-  enum class Kind {
-    start_epochs,     // the standby is ready: begin the first sync
-    stop_epochs,      // the guest runs on, output stays held
-    release_through,  // number: epoch
-    ask_arbiter,      // number: expected generation
-    pass_output,
-    fence,  // shut the gate for good, then destroy the guest
-    send_order_failover,
-    send_goodbye,  // reason: end()
-    close_link,    // after what is queued has left, where possible
-    report,        // the state changed
-  };
-  Kind kind;
-  uint64_t number = 0;
-};
-
-class Actions {
- public:
-  void add(Action::Kind kind, uint64_t number = 0);
-  const Action* begin() const { return items_.data(); }
-  const Action* end() const { return items_.data() + size_; }
-  size_t size() const { return size_; }
-
- private:
-  std::array<Action, 12> items_{};
-  size_t size_ = 0;
-};
 
 struct CoreConfig {
   uint64_t generation = 0;  // of this session; the record's now
@@ -75,8 +48,9 @@ struct CoreConfig {
   int heartbeat_lost = 5;
   Duration handshake_timeout = std::chrono::seconds(60);
   Duration ack_timeout = std::chrono::seconds(10);  // without progress, by ticks of ours: a backup that lives
-  Duration head_start = std::chrono::milliseconds(500);  // for the backup, after an ordered failover
-  Duration order_timeout = std::chrono::seconds(10);     // the backup must have gone away by then
+  Duration head_start = std::chrono::milliseconds(500);   // for the backup, after an ordered failover
+  Duration order_timeout = std::chrono::seconds(10);      // the backup must have gone away by then
+  Duration switchover_timeout = std::chrono::seconds(2);  // the same, while the guest stands
   Duration backoff_first = std::chrono::milliseconds(100), backoff_limit = std::chrono::seconds(5);
 };
 
@@ -103,6 +77,10 @@ class Core {
   Actions arbiter(const arbiter::Answer& answer, Time now);
   Actions unprotect(const std::string& reason, Time now);
   Actions order_failover(Time now);
+  Actions order_switchover(Time now);
+  /// An operator's word that nobody else runs the guest: it counts as won where the right to run is being
+  /// decided, and is refused elsewhere.
+  Actions force();
 
   State state() const { return state_; }
   bool final() const;
@@ -112,6 +90,12 @@ class Core {
   /// Epoch frames may be queued.
   bool may_send() const;
   bool link_wanted() const { return link_up_; }
+  /// The order under way is for a switchover.
+  bool planned() const { return planned_; }
+  /// What comes for the guest that stands may be passed on to the backup.
+  bool may_forward() const { return link_up_ && planned_ && order_sent_; }
+  /// The right to run was not won from the arbiter but taken on an operator's word.
+  bool forced() const { return forced_; }
   uint64_t generation() const { return config_.generation; }
   uint64_t sealed_epoch() const { return sealed_; }
   uint64_t sent_epoch() const { return sent_; }
@@ -129,6 +113,7 @@ class Core {
   void leave(Intent intent, Status why, Time now, Actions* out);
   void decide(Time now, Actions* out);
   void ask_when_due(Time now, Actions* out);
+  bool order(Duration timeout, Time now);
   void order_when_drained(Actions* out);
   void conclude(Actions* out);
   void fence(const arbiter::Record& winner, Actions* out);
@@ -147,8 +132,8 @@ class Core {
   bool link_up_ = false;
   bool epochs_running_ = false, stop_asked_ = false;
   bool holding_ = false, passed_ = false, fenced_ = false;
-  bool order_sent_ = false;
-  bool won_ = false;
+  bool order_sent_ = false, planned_ = false;
+  bool won_ = false, forced_ = false;
   bool asking_ = false;
   std::optional<Time> ask_at_;
   std::optional<Time> order_deadline_;

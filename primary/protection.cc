@@ -101,7 +101,13 @@ void Protection::unprotect(const std::string& reason) {
   impl_->ship_.unprotect(reason);
 }
 void Protection::order_failover() {
-  impl_->ship_.order_failover();
+  impl_->ship_.order(ckpt::OrderKind::failover);
+}
+void Protection::order_switchover() {
+  impl_->ship_.order(ckpt::OrderKind::switchover);
+}
+void Protection::force() {
+  impl_->ship_.force();
 }
 Snapshot Protection::snapshot() const {
   return impl_->ship_.snapshot();

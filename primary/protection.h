@@ -51,6 +51,8 @@ struct Snapshot {
   uint64_t generation = 0;
   uint64_t sealed = 0, sent = 0, acked = 0, released = 0;
   uint64_t sync_sent_pages = 0, sync_total_pages = 0;  // first sync
+  double switchover_seconds = 0;  // from the guest's standing here to the word that it runs there; 0: none
+  bool forced = false;            // it runs alone on an operator's word
   double last_rtt_seconds = 0;
   Time last_ack{};
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};  // acknowledged ones
@@ -85,6 +87,11 @@ class Protection {
   void unprotect(const std::string& reason);
   /// Orders the backup to take over. Does not wait; the state becomes fenced when it has.
   void order_failover();
+  /// The same after a last epoch, from which on the guest stands: nothing that it did is lost, and what comes
+  /// for it meanwhile is passed on. When the backup does not take over within 2 s the guest runs on here.
+  void order_switchover();
+  /// Takes an operator's word that nobody else runs the guest, where the right to run is being decided.
+  void force();
 
   Snapshot snapshot() const;
 

@@ -15,6 +15,8 @@ using ckpt::FrameType;
 constexpr uint64_t kPumpBytes = 1u << 20;
 /// How long a closing link may take to hand over GOODBYE.
 constexpr Duration kDrainTimeout = std::chrono::milliseconds(500);
+/// Frames that came for a guest that stands; what comes beyond is dropped, as a full card would.
+constexpr size_t kMaxInputFrames = 1024;
 
 CoreConfig core_config(const Ship::Config& config, const std::string& nonce) {
   CoreConfig core;
@@ -78,12 +80,33 @@ void Ship::unprotect(const std::string& reason) {
   wake();
 }
 
-void Ship::order_failover() {
+void Ship::order(ckpt::OrderKind kind) {
   {
     const std::lock_guard lock(mailbox_mutex_);
-    mailbox_.order = true;
+    mailbox_.order = kind;
   }
   wake();
+}
+
+void Ship::force() {
+  {
+    const std::lock_guard lock(mailbox_mutex_);
+    mailbox_.force = true;
+  }
+  wake();
+}
+
+/// Net thread: the guest stands, or is about to.
+bool Ship::take_input(size_t card, std::span<const std::byte> frame) {
+  ckpt::Bytes body;
+  ckpt::encode(ckpt::Input{static_cast<uint16_t>(card), frame}, &body);
+  {
+    const std::lock_guard lock(mailbox_mutex_);
+    if (input_.size() >= kMaxInputFrames) return false;
+    input_.push_back(std::move(body));
+  }
+  wake();
+  return true;
 }
 
 void Ship::quit() {
@@ -121,6 +144,7 @@ void Ship::run() {
     tick(Clock::now());
     publish();
   }
+  net_.divert(nullptr);
   capture_.reset();  // Waits for the driver call that is under way, then the guest runs on.
   if (link_) link_->close(Status(Code::unavailable, "protection ended"));
   if (arbiter_thread_.joinable()) arbiter_thread_.join();
@@ -155,13 +179,16 @@ bool Ship::serve_mail() {
   }
   const Time now = Clock::now();
   if (mail.answer) carry_out(core_.arbiter(*mail.answer, now));
-  if (mail.order) carry_out(core_.order_failover(now));
+  if (mail.order == ckpt::OrderKind::failover) carry_out(core_.order_failover(now));
+  if (mail.order == ckpt::OrderKind::switchover) carry_out(core_.order_switchover(now));
+  if (mail.force) carry_out(core_.force());
   if (mail.unprotect) carry_out(core_.unprotect(*mail.unprotect, now));
   return !mail.quit;
 }
 
 void Ship::serve_link(Time now) {
   const bool more = pump(now);
+  if (core_.may_forward()) forward_input();
   const bool agreed = handshake_ == nullptr || handshake_->agreed();
   if (agreed && !close_at_) sender_->heartbeat(now);
   if (close_at_ && (now >= *close_at_ || link_->drained())) {
@@ -189,6 +216,26 @@ void Ship::idle(Time now) {
     // The epoch thread's wake-ups carry no mail: any notification is worth a look.
     if (!ready()) mailbox_changed_.wait_until(lock, now + config_.options.heartbeat_interval);
   }
+}
+
+void Ship::forward_input() {
+  const std::lock_guard lock(mailbox_mutex_);
+  while (!input_.empty() && sender_->send(FrameType::input, 0, input_.front()).ok()) input_.pop_front();
+}
+
+/// The guest stands, and it was won back.
+void Ship::let_run() {
+  if (!capture_ || !capture_->outcome().standing) return;
+  stands_ = guest_.let_run();
+  if (!stands_.ok()) return;  // Told as the end; when it died its events will say so, too.
+  (void)guest_.stop_tracking();
+  net_.divert(nullptr);
+  const std::lock_guard lock(mailbox_mutex_);
+  for (const ckpt::Bytes& body : input_) {
+    ckpt::Input input;
+    if (ckpt::decode(body, &input).ok()) (void)net_.inject(input.card, input.frame);
+  }
+  input_.clear();
 }
 
 /// Queues frames while there is room. True: there is more to send right now.
@@ -264,6 +311,8 @@ Status Ship::on_frame(const ckpt::FrameView& frame) {
   if (frame.type() == FrameType::refuse || frame.type() == FrameType::goodbye) {
     ckpt::Refuse refuse;
     REMUSD_TRY(ckpt::decode(frame.body, &refuse));
+    if (core_.may_forward() && refuse.code == Code::ok)
+      switchover_seconds_ = to_seconds(now - *capture_->outcome().standing);
     const bool refused = frame.type() == FrameType::refuse;
     const Code code = refuse.code == Code::ok ? Code::unavailable : refuse.code;
     carry_out(core_.refused(Status(code, "backup " + config_.options.peer +
@@ -301,6 +350,12 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       ckpt::Heartbeat heartbeat;
       REMUSD_TRY(ckpt::decode(frame.body, &heartbeat));
       sender_->on_heartbeat(heartbeat, now);
+      return Status::ok_status();
+    }
+    case FrameType::order: {
+      ckpt::Order order;
+      REMUSD_TRY(ckpt::decode(frame.body, &order));
+      if (order.kind == ckpt::OrderKind::switchover) carry_out(core_.order_switchover(now));
       return Status::ok_status();
     }
     case FrameType::progress:
@@ -345,6 +400,10 @@ void Ship::carry_out(const Action& action) {
       // Nothing is sent any more: an epoch thread that waits for room must not wait for ever.
       if (!core_.may_send()) staging_->stop();
       return;
+    case Action::Kind::last_epoch:
+      return capture_->request_last([this](size_t card, auto frame) { return take_input(card, frame); });
+    case Action::Kind::let_run:
+      return let_run();
     case Action::Kind::release_through:
       return net_.release_through(action.number);
     case Action::Kind::ask_arbiter:
@@ -356,11 +415,12 @@ void Ship::carry_out(const Action& action) {
       // A guest that cannot be ended still cannot be heard: its gate is shut for good.
       (void)guest_.destroy();
       return;
-    case Action::Kind::send_order_failover: {
+    case Action::Kind::send_order: {
       ckpt::Bytes body;
-      ckpt::encode(ckpt::Order{}, &body);
+      ckpt::encode(ckpt::Order{core_.planned() ? ckpt::OrderKind::switchover : ckpt::OrderKind::failover},
+                   &body);
       if (const Status status = sender_->send(FrameType::order, 0, body); !status.ok())
-        carry_out(core_.link_lost(status.with_context("order the failover"), Clock::now()));
+        carry_out(core_.link_lost(status.with_context("order the backup to take over"), Clock::now()));
       return;
     }
     case Action::Kind::send_goodbye:
@@ -418,11 +478,14 @@ void Ship::publish() {
     const std::lock_guard lock(snapshot_mutex_);
     snapshot_.state = core_.state();
     snapshot_.end = core_.final() ? core_.end() : Status();
+    if (!stands_.ok()) snapshot_.end = stands_.with_context("let the guest run again");
     snapshot_.note = core_.note();
     snapshot_.sealed = core_.sealed_epoch();
     snapshot_.sent = core_.sent_epoch();
     snapshot_.acked = core_.acked_epoch();
     snapshot_.released = core_.released_epoch();
+    snapshot_.forced = core_.forced();
+    snapshot_.switchover_seconds = switchover_seconds_;
     snapshot_.last_ack = last_ack_;
     snapshot_.epochs_by_reason = epochs_by_reason_;
     snapshot_.staging_used_bytes = staging_->used_bytes();

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -45,7 +46,8 @@ class Ship {
 
   // From any thread.
   void unprotect(const std::string& reason);
-  void order_failover();
+  void order(ckpt::OrderKind kind);
+  void force();
   Snapshot snapshot() const;
   /// Waits until the state is final, at most until `deadline`.
   bool wait_final(Time deadline) const;
@@ -55,10 +57,11 @@ class Ship {
  private:
   struct Mailbox {
     std::optional<std::string> unprotect;
-    bool order = false;
+    std::optional<ckpt::OrderKind> order;
+    bool force = false;
     bool quit = false;
     std::optional<arbiter::Answer> answer;
-    bool any() const { return unprotect || order || quit || answer; }
+    bool any() const { return unprotect || order || force || quit || answer; }
   };
 
   void run();
@@ -74,6 +77,9 @@ class Ship {
   Status on_session_frame(const ckpt::FrameView& frame, Time now);
   void on_epoch(const EpochSample& sample);
   void tick(Time now);
+  bool take_input(size_t card, std::span<const std::byte> frame);
+  void forward_input();
+  void let_run();
   void carry_out(const Actions& actions);
   void carry_out(const Action& action);
   void ask(uint64_t expected_generation);
@@ -105,12 +111,15 @@ class Ship {
   Time next_tick_{};
   Time last_ack_{};
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason_{};
+  double switchover_seconds_ = 0;
+  Status stands_;  // why a guest that was won back could not be let run
   std::thread arbiter_thread_;
 
   std::atomic<ckpt::Link*> wake_link_{nullptr};
   mutable std::mutex mailbox_mutex_;
   std::condition_variable mailbox_changed_;
   Mailbox mailbox_;
+  std::deque<ckpt::Bytes> input_;  // with it: INPUT bodies that wait to be passed on, oldest first
 
   mutable std::mutex snapshot_mutex_;
   mutable std::condition_variable snapshot_changed_;

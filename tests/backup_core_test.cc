@@ -20,7 +20,7 @@ constexpr Duration kHeadStart = milliseconds(40);
 
 class Machine {
  public:
-  Machine() : core(CoreConfig{.nonce = kNonce}) {}
+  explicit Machine(bool fence = false) : core(CoreConfig{.nonce = kNonce, .fence = fence}) {}
 
   Machine& ready() {
     core.admitted(kGeneration);
@@ -108,7 +108,7 @@ TEST(BackupCore, LossBeforeTheFirstCommittedEpochNeverPromotes) {
 TEST(BackupCore, FailoverDuringFirstSyncIsRefused) {
   Machine machine;
   machine.ready();
-  EXPECT_EQ(machine.core.order_failover("an operator", &machine.actions).code(), Code::unsafe);
+  EXPECT_EQ(machine.core.order_failover("an operator", false, &machine.actions).code(), Code::unsafe);
   EXPECT_EQ(machine.core.state(), State::syncing);
   EXPECT_FALSE(machine.core.acking_stopped());
 }
@@ -154,7 +154,7 @@ TEST(BackupCore, WonPromotesOnlyWhenAllThatWasAckedIsApplied) {
   EXPECT_EQ(machine.count(ActionKind::promote), 1u);
   machine.core.promotion_done({}, &machine.actions);
   EXPECT_EQ(machine.core.state(), State::promoted);
-  EXPECT_EQ(machine.core.order_failover("an operator", &machine.actions).code(), Code::exists);
+  EXPECT_EQ(machine.core.order_failover("an operator", false, &machine.actions).code(), Code::exists);
 }
 
 TEST(BackupCore, LostDestroysTheStandby) {
@@ -206,10 +206,11 @@ TEST(BackupCore, ARecordThatIsMissingOrRolledBackNamesNoWinner) {
 TEST(BackupCore, OrderedFailoverKeepsTheLinkUntilTheRightIsWon) {
   Machine machine;
   machine.ready().epochs(2);
-  ASSERT_TRUE(machine.core.order_failover("an operator", &machine.actions).ok());
+  ASSERT_TRUE(machine.core.order_failover("an operator", false, &machine.actions).ok());
   EXPECT_TRUE(machine.core.acking_stopped());
   EXPECT_FALSE(machine.has(ActionKind::close_link));
-  EXPECT_TRUE(machine.core.order_failover("the other side", &machine.actions).ok()) << "twice is harmless";
+  EXPECT_TRUE(machine.core.order_failover("the other side", false, &machine.actions).ok())
+      << "twice is harmless";
   EXPECT_EQ(machine.count(ActionKind::ask_arbiter), 1u);
   machine.answer(Verdict::won);
   EXPECT_TRUE(machine.has(ActionKind::close_link));
@@ -256,6 +257,77 @@ TEST(BackupCore, APromotionThatFailsIsTold) {
   EXPECT_TRUE(machine.has(ActionKind::destroy_standby));
 }
 
+TEST(BackupCore, ASwitchoverKeepsTheLinkUntilTheGuestRunsHereAndNeedsNoFencing) {
+  Machine machine(/*fence=*/true);
+  machine.ready().epochs(2);
+  ASSERT_TRUE(machine.core.order_failover("the primary", true, &machine.actions).ok());
+  machine.answer(Verdict::won);
+  EXPECT_FALSE(machine.has(ActionKind::close_link));
+  EXPECT_FALSE(machine.has(ActionKind::fence_peer)) << "who hands over in order is alive and lets it stand";
+  EXPECT_TRUE(machine.has(ActionKind::promote));
+}
+
+TEST(BackupCore, AsksForASwitchoverOnlyAsAWholeStandby) {
+  Machine machine;
+  EXPECT_EQ(machine.core.order_switchover(&machine.actions).code(), Code::unsafe);
+  machine.ready().epochs(2);
+  EXPECT_TRUE(machine.core.order_switchover(&machine.actions).ok());
+  EXPECT_TRUE(machine.has(ActionKind::ask_switchover));
+  machine.lose();
+  EXPECT_EQ(machine.core.order_switchover(&machine.actions).code(), Code::unsafe);
+}
+
+TEST(BackupCore, PromotesOnlyOnceThePeerIsFenced) {
+  Machine machine(/*fence=*/true);
+  machine.ready().epochs(2).lose();
+  machine.answer(Verdict::won);
+  EXPECT_EQ(machine.core.state(), State::fencing);
+  for (int failures = 0; failures < 3; ++failures) {
+    EXPECT_EQ(machine.count(ActionKind::fence_peer), static_cast<size_t>(failures + 1));
+    machine.core.fenced(Status(Code::timed_out, "no answer"), machine.now, &machine.actions);
+    EXPECT_EQ(machine.core.state(), State::fencing);
+    EXPECT_FALSE(machine.core.fence_note().ok());
+    machine.now = machine.core.next_tick();
+    machine.core.tick(machine.now, &machine.actions);
+  }
+  EXPECT_FALSE(machine.has(ActionKind::promote));
+  machine.core.fenced(Status(), machine.now, &machine.actions);
+  EXPECT_TRUE(machine.has(ActionKind::promote));
+  EXPECT_TRUE(machine.core.fence_note().ok());
+}
+
+TEST(BackupCore, AnOperatorsForceNeedsACommittedEpochButNoArbiterAndNoFencing) {
+  Machine syncing;
+  syncing.ready();
+  EXPECT_EQ(syncing.core.force("an operator", &syncing.actions).code(), Code::unsafe);
+
+  Machine frozen;
+  frozen.ready().epochs(2).lose();
+  frozen.answer(Verdict::unknown);
+  ASSERT_EQ(frozen.core.state(), State::frozen);
+  frozen.core.tick(frozen.core.next_tick(), &frozen.actions);
+  EXPECT_TRUE(frozen.core.force("an operator", &frozen.actions).ok());
+  EXPECT_TRUE(frozen.core.forced());
+  EXPECT_TRUE(frozen.has(ActionKind::promote));
+  frozen.answer(Verdict::lost, record(kGeneration + 1, "theirs"));
+  EXPECT_EQ(frozen.core.state(), State::promoting) << "too late: the operator has spoken";
+
+  Machine fencing(/*fence=*/true);
+  fencing.ready().epochs(2).lose();
+  fencing.answer(Verdict::won);
+  EXPECT_TRUE(fencing.core.force("an operator", &fencing.actions).ok());
+  EXPECT_FALSE(fencing.core.forced()) << "the right to run was won";
+  fencing.core.fenced(Status(), fencing.now, &fencing.actions);
+  EXPECT_EQ(fencing.count(ActionKind::promote), 1u);
+
+  Machine standby;
+  standby.ready().epochs(2);
+  EXPECT_TRUE(standby.core.force("an operator", &standby.actions).ok());
+  EXPECT_TRUE(standby.core.acking_stopped());
+  EXPECT_EQ(standby.count(ActionKind::ask_arbiter), 0u);
+  EXPECT_TRUE(standby.has(ActionKind::promote));
+}
+
 // Whatever comes in whatever order, the invariants at the head of core.h hold.
 TEST(BackupCore, HoldsItsInvariantsUnderRandomEvents) {
   for (uint32_t seed = 0; seed < 4000; ++seed) {
@@ -282,7 +354,7 @@ TEST(BackupCore, HoldsItsInvariantsUnderRandomEvents) {
           if (random() % 16 == 0) core.goodbye("bye", &machine.actions);
           break;
         case 3:
-          if (random() % 8 == 0) (void)core.order_failover("test", &machine.actions);
+          if (random() % 8 == 0) (void)core.order_failover("test", random() % 2 == 0, &machine.actions);
           break;
         case 4:
           if (random() % 32 == 0) core.end(Status(Code::ok, "test"), &machine.actions);

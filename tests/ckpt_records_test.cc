@@ -67,6 +67,8 @@ std::vector<Sample> samples() {
       {"HEARTBEAT", encoded(Heartbeat{8, 9}), recode<Heartbeat>},
       {"PROGRESS", encoded(Progress{10}), recode<Progress>},
       {"ORDER", encoded(Order{}), recode<Order>},
+      {"ORDER", encoded(Order{OrderKind::switchover}), recode<Order>},
+      {"INPUT", encoded(Input{1, view_of("frame")}), recode<Input>},
   };
 }
 
@@ -174,6 +176,10 @@ TEST(RecordsTest, WrongValuesAreRefusedByName) {
   order[0] = std::byte{9};
   Order read_order;
   EXPECT_THAT(decode(order, &read_order).message(), HasSubstr("kind"));
+  Input read_input;
+  EXPECT_THAT(decode(encoded(Input{0, {}}), &read_input).message(), HasSubstr("frame_bytes"));
+  EXPECT_THAT(decode(encoded(Input{0, Bytes(kMaxInputBytes + 1)}), &read_input).message(),
+              HasSubstr("frame"));
   Bytes refuse = encoded(Refuse{Code::io, "x"});
   refuse[0] = std::byte{12};
   Refuse read_refuse;

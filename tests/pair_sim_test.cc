@@ -219,6 +219,7 @@ class PairSim : public testing::Test {
     theirs.arbiter_timeout = milliseconds(200);
     theirs.driver = driver_;
     theirs.files_dir = directory_ + "/files";
+    theirs.fence = fence_;
     backup::Callbacks callbacks;
     callbacks.on_promoted = [this](backup::Promoted promoted) { promoted_ = std::move(promoted); };
     auto session =
@@ -268,6 +269,7 @@ class PairSim : public testing::Test {
   std::unique_ptr<backup::Session> session_;
   std::unique_ptr<primary::Protection> protection_;
   uint64_t id_ = 0;
+  std::function<Status(const std::string& peer, const std::stop_token& stop)> fence_;
   size_t shadow_bytes_ = primary::Options().shadow_bytes;
 };
 
@@ -394,6 +396,82 @@ TEST_F(PairSim, AnOrderedFailoverMovesTheGuestFromEitherSide) {
     ASSERT_TRUE(primary_becomes(primary::State::fenced));
     ASSERT_NO_FATAL_FAILURE(expect_replica_answers());
   }
+}
+
+TEST_F(PairSim, ASwitchoverLosesNothingNotEvenWhatComesWhileTheGuestStands) {
+  for (const bool here : {true, false}) {
+    SCOPED_TRACE(here ? "ordered at the primary" : "asked for at the backup");
+    if (!here) {
+      TearDown();
+      SetUp();
+    }
+    ASSERT_NO_FATAL_FAILURE(protect());
+    ASSERT_NO_FATAL_FAILURE(talk(20));
+    backup_arbiter_->cut = true;  // so that the guest stands until we have asked
+    if (here) {
+      protection_->order_switchover();
+    } else {
+      ASSERT_TRUE(session_->order_switchover().ok());
+    }
+    ASSERT_TRUE(backup_becomes(backup::State::frozen));
+    const uint64_t id = ++id_;
+    client_->ask(id);
+    ASSERT_FALSE(client_->answered(id));
+    backup_arbiter_->cut = false;
+    ASSERT_TRUE(backup_becomes(backup::State::promoted)) << session_->snapshot().end.message();
+    EXPECT_TRUE(comes([&] { return client_->answered(id); })) << "it was asked at the old place, once";
+    EXPECT_GT(client_->from_replica, 0u);
+    ASSERT_TRUE(primary_becomes(primary::State::fenced));
+    EXPECT_TRUE(protection_->snapshot().end.ok()) << protection_->snapshot().end.message();
+    EXPECT_GT(protection_->snapshot().switchover_seconds, 0);
+    ASSERT_NO_FATAL_FAILURE(expect_replica_answers());
+  }
+}
+
+TEST_F(PairSim, ASwitchoverThatTheBackupCannotFollowGivesTheGuestBack) {
+  ASSERT_NO_FATAL_FAILURE(protect());
+  ASSERT_NO_FATAL_FAILURE(talk(20));
+  backup_arbiter_->cut = true;
+  protection_->order_switchover();
+  ASSERT_TRUE(primary_becomes(primary::State::unprotected));
+  const uint64_t id = ++id_;
+  client_->ask(id);
+  EXPECT_TRUE(comes([&] { return client_->answered(id); }));
+  EXPECT_EQ(client_->rolled_back, 0u);
+  EXPECT_EQ(client_->from_replica, 0u);
+  backup_arbiter_->cut = false;
+  EXPECT_TRUE(backup_becomes(backup::State::ended));
+}
+
+TEST_F(PairSim, AForcedFailoverNeedsNoArbiter) {
+  ASSERT_NO_FATAL_FAILURE(protect());
+  ASSERT_NO_FATAL_FAILURE(talk(20));
+  backup_arbiter_->cut = true;
+  primary_arbiter_->cut = true;
+  cut();
+  ASSERT_TRUE(backup_becomes(backup::State::frozen));
+  ASSERT_TRUE(primary_becomes(primary::State::frozen));
+  EXPECT_EQ(client_->from_replica, 0u) << "nobody is heard";
+  ASSERT_TRUE(session_->force_failover().ok());
+  ASSERT_TRUE(backup_becomes(backup::State::promoted)) << session_->snapshot().end.message();
+  EXPECT_TRUE(promoted_.forced);
+  EXPECT_TRUE(comes([&] { return client_->from_replica > 0; }));
+  EXPECT_EQ(client_->rolled_back, 0u);
+}
+
+TEST_F(PairSim, AFenceAgentThatFailsKeepsTheGuestWaitingAndOneThatSucceedsLetsItRun) {
+  std::atomic<int> asked = 0;
+  fence_ = [&](const std::string& peer, const std::stop_token&) {
+    EXPECT_EQ(peer, "a");
+    return ++asked < 3 ? Status(Code::io, "no answer from the power switch") : Status();
+  };
+  ASSERT_NO_FATAL_FAILURE(protect());
+  ASSERT_NO_FATAL_FAILURE(talk(20));
+  primary_arbiter_->cut = true;
+  cut();
+  ASSERT_TRUE(backup_becomes(backup::State::promoted)) << session_->snapshot().end.message();
+  EXPECT_EQ(asked, 3);
+  ASSERT_NO_FATAL_FAILURE(expect_replica_answers());
 }
 
 }  // namespace

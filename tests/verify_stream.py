@@ -36,7 +36,7 @@ FEATURE_DELTA = 1
 NAMES = dict(enumerate(
     ("HELLO", "REFUSE", "DEFINITION", "NEED_FILES", "FILE", "FACTS", "READY", "PAGES", "DEVICE", "BASE",
      "COMMIT", "ACK", "GOODBYE", "ORDER"), start=1))
-NAMES |= {OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS"}
+NAMES |= {OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS", OPTIONAL | 4: "INPUT"}
 HELLO, PAGES, DEVICE, BASE, COMMIT = 1, 8, 9, 10, 11
 IN_EPOCH = (PAGES, DEVICE, BASE, COMMIT)
 
@@ -192,6 +192,7 @@ class Stream:
         self.frames = 0
         self.generation = 0
         self.phase = "start"  # start, hello, definition, facts, over
+        self.standing = False  # the guest's last epoch here was committed
         self.epoch = 0  # last committed
         self.deltas = False  # offered by the primary, who sends none that the backup did not agree on
         self.pages = {"zero": 0, "raw": 0, "lz4": 0, "delta": 0, "delta_lz4": 0}
@@ -361,8 +362,18 @@ class Stream:
 
     def on_order(self, body):
         require(self.phase == "facts", "ORDER before FACTS")
-        require(body.number("H", "kind") == 1, "kind is unknown")
+        kind = body.number("H", "kind")
+        require(kind in (1, 2), "kind is unknown")
+        self.standing = kind == 2
         require(body.number("H", "reserved") == 0 and body.number("I", "reserved") == 0, "reserved is not 0")
+
+    def on_input(self, body):
+        require(self.standing, "INPUT before an ORDER for a switchover")
+        body.number("H", "card")
+        require(body.number("H", "reserved") == 0, "reserved is not 0")
+        size = body.number("I", "frame_bytes")
+        require(0 < size <= 4096 + 65536, "a frame that is empty or too long")
+        body.take(size, "frame")
 
     def on_heartbeat(self, body):
         body.number("Q", "sent_ns")

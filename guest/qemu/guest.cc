@@ -49,6 +49,7 @@ QemuGuest::QemuGuest(std::unique_ptr<Machine> machine) : machine_(std::move(mach
 QemuGuest::~QemuGuest() {
   if (machine_->process.gone(Duration::zero())) return;
   if (phase_ == Phase::paused) (void)resume();
+  if (phase_ == Phase::standing) (void)let_run();
   (void)stop_tracking();
   ::unlink(machine_->save_path.c_str());
 }
@@ -169,7 +170,7 @@ Status QemuGuest::take_saved() {
 }
 
 Result<std::span<const std::byte>> QemuGuest::save() {
-  REMUSD_ASSERT(phase_ == Phase::running, "the device state is there once the guest was resumed");
+  REMUSD_ASSERT(phase_ != Phase::paused, "the device state is there once the guest was resumed");
   if (!save_status_.ok()) return save_status_.with_context("save the device state");
   return std::span<const std::byte>(device_).first(device_bytes_);
 }
@@ -200,28 +201,48 @@ Status QemuGuest::resume() {
   return {};
 }
 
-Result<Duration> QemuGuest::plain_pause() {
+Status QemuGuest::order(std::string_view command) {
+  Qmp* qmp = machine_->general.get();
+  REMUSD_TRY(qmp->write(command));
+  return qmp->await_ok();
+}
+
+/// Leaves the guest stopped, also when saving failed.
+Status QemuGuest::stop_and_save() {
   REMUSD_ASSERT(phase_ == Phase::running, "only a running guest is paused");
   REMUSD_TRY(open_save_pipe());
   REMUSD_TRY(size_pipe(save_pipe_.get(), kOpenPipeBytes));
   device_bytes_ = 0;
-  const std::lock_guard lock(machine_->mutex);
+  REMUSD_TRY(order(kStop));
+  phase_ = Phase::standing;
   Qmp* qmp = machine_->general.get();
+  REMUSD_TRY(qmp->write(save_command_));
+  REMUSD_TRY(qmp->await_ok(save_pipe_.get(), [this] { return take_saved(); }));
+  return take_saved();
+}
+
+Status QemuGuest::halt() {
+  const std::lock_guard lock(machine_->mutex);
+  save_status_ = stop_and_save();
+  return machine_->explain(save_status_).with_context("halt the guest");
+}
+
+Status QemuGuest::let_run() {
+  REMUSD_ASSERT(phase_ == Phase::standing, "only a guest that stands is let run");
+  const std::lock_guard lock(machine_->mutex);
+  if (Status status = order(kCont); !status.ok()) return machine_->explain(status);
+  phase_ = Phase::running;
+  REMUSD_TRY(size_pipe(save_pipe_.get(), kHoldingPipeBytes));
+  // The pause's monitor hears of all this, too; what it has not read would stand before the next pause.
+  return machine_->fast ? machine_->fast->drain() : Status();
+}
+
+Result<Duration> QemuGuest::plain_pause() {
   const Time began = Clock::now();
-  Status status = qmp->write(kStop);
-  if (status.ok()) status = qmp->await_ok();
-  if (status.ok()) status = qmp->write(save_command_);
-  if (status.ok()) status = qmp->await_ok(save_pipe_.get(), [this] { return take_saved(); });
-  const Status saved = status;
-  status = qmp->write(kCont);
-  if (status.ok()) status = qmp->await_ok();
+  const Status saved = halt();
+  if (phase_ == Phase::standing) REMUSD_TRY(let_run());
   const Duration took = Clock::now() - began;
   REMUSD_TRY(saved);
-  REMUSD_TRY(machine_->explain(status));
-  REMUSD_TRY(take_saved());
-  REMUSD_TRY(size_pipe(save_pipe_.get(), kHoldingPipeBytes));
-  // The pause's monitor hears of it, too; what it has not read would stand before the next pause.
-  if (machine_->fast) REMUSD_TRY(machine_->fast->drain());
   return took;
 }
 

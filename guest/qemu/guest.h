@@ -37,6 +37,8 @@ class QemuGuest : public Guest {
   Status pause() override;
   Status resume() override;
   Result<std::span<const std::byte>> save() override;
+  Status halt() override;
+  Status let_run() override;
   Result<Duration> plain_pause() override;
   Result<std::vector<std::byte>> base_stream() override;
 
@@ -46,13 +48,16 @@ class QemuGuest : public Guest {
   Status announce() override;
 
  private:
-  enum class Phase { running, paused };
+  enum class Phase { running, paused, standing };
 
   Qmp* pause_monitor() { return machine_->fast ? machine_->fast.get() : machine_->general.get(); }
   /// The lock that the pause's monitor needs; not locked when it is the epoch thread's own.
   std::unique_lock<std::mutex> lock_pause_monitor();
   Status open_save_pipe();
   Status take_saved();
+  /// The orders of the general monitor, each after the answer to the one before.
+  Status order(std::string_view command);
+  Status stop_and_save();
   Result<int> give_fd(int fd);
   Status record_migration(int fd);
   void drain_general();

@@ -51,6 +51,11 @@ void BackupShell::order_failover() {
   wake();
 }
 
+void BackupShell::order_switchover() {
+  mail_switchover_ = true;
+  wake();
+}
+
 void BackupShell::order_end() {
   mail_end_ = true;
   wake();
@@ -116,8 +121,9 @@ void BackupShell::serve_mail() {
     core_.end(Status(Code::ok, "dropped"), &actions_);
   }
   if (std::exchange(mail_order_, false) && !core_.final()) {
-    (void)core_.order_failover("an operator", &actions_);
+    (void)core_.order_failover("an operator", false, &actions_);
   }
+  if (std::exchange(mail_switchover_, false) && !core_.final()) (void)core_.order_switchover(&actions_);
   const std::optional<arbiter::Answer> answer = std::exchange(mail_answer_, std::nullopt);
   if (answer) core_.arbiter_answered(*answer, now(), &actions_);
 }
@@ -170,9 +176,13 @@ Status BackupShell::on_frame(const ckpt::FrameView& frame) {
       world_.note(host_, "is told goodbye");
       core_.goodbye("said so", &actions_);
       return {};
-    case FrameType::order:
-      (void)core_.order_failover("the primary's operator", &actions_);
+    case FrameType::order: {
+      ckpt::Order order;
+      REMUSD_TRY(ckpt::decode(frame.body, &order));
+      (void)core_.order_failover("the primary's operator", order.kind == ckpt::OrderKind::switchover,
+                                 &actions_);
       return {};
+    }
     case FrameType::pages:
     case FrameType::device:
     case FrameType::base:
@@ -382,6 +392,11 @@ bool BackupShell::perform() {
       case ActionKind::ask_arbiter:
         ask_arbiter(action.number);
         break;
+      case ActionKind::ask_switchover:
+        send(FrameType::order, 0, ckpt::Order{ckpt::OrderKind::switchover});
+        break;
+      case ActionKind::fence_peer:
+        break;  // not configured here
       case ActionKind::promote:
         block(world_.random().between(milliseconds(1), milliseconds(9)), [this] { promote(); });
         break;
@@ -443,6 +458,7 @@ void BackupShell::promote() {
   world_.note(host_, "PROMOTED from epoch", core_.applied());
   ++world_.stats().failovers;
   node_.adopt(*std::move(guest));
+  if (core_.planned()) send(FrameType::goodbye, 0, ckpt::Refuse{Code::ok, "it runs here"});
   core_.promotion_done({}, &actions_);
 }
 

@@ -22,6 +22,7 @@ class BackupShell {
 
   void begin();
   void order_failover();
+  void order_switchover();
   void order_end();
   backup::State state() const { return core_.state(); }
 
@@ -91,7 +92,7 @@ class BackupShell {
 
   size_t unread_bytes_ = 0;  // of a frame that has not come whole
   std::optional<arbiter::Answer> mail_answer_;
-  bool mail_order_ = false, mail_end_ = false;
+  bool mail_order_ = false, mail_switchover_ = false, mail_end_ = false;
   bool woken_ = false, blocked_ = false, gone_ = false;
   uint32_t timer_ = 0;
   Time next_heartbeat_ = Time::max();

@@ -150,6 +150,10 @@ void Cluster::inject(Fault fault) {
         world_.note(host, "is ordered to unprotect");
         return node.unprotect();
       }
+      if (random.chance(50)) {
+        world_.note(host, "is ordered to switch over");
+        return node.switchover();
+      }
       world_.note(host, "is ordered to fail over");
       return node.failover();
   }

@@ -59,7 +59,7 @@ bool Node::passes() const {
 
 void Node::receive(uint64_t request) {
   if (!guest_ || gate_ == nullptr || gate_->mode() == Gate::Mode::shut) return;
-  if (primary_ != nullptr && primary_->guest_gone()) return;
+  if (primary_ != nullptr && (primary_->guest_gone() || primary_->guest_stands())) return;
   Packet packet = guest_->answer(request);
   if (primary_ != nullptr) primary_->stamp(&packet);
   gate_->send(packet);
@@ -119,6 +119,11 @@ void Node::unprotect() {
 void Node::failover() {
   if (primary_ != nullptr) primary_->order_failover();
   if (backup_ != nullptr) backup_->order_failover();
+}
+
+void Node::switchover() {
+  if (primary_ != nullptr) primary_->order_switchover();
+  if (backup_ != nullptr) backup_->order_switchover();
 }
 
 void Node::drop_replica() {

@@ -55,6 +55,7 @@ class Node {
   void protect();
   void unprotect();
   void failover();
+  void switchover();
   void drop_replica();
   /// `gone`: the hypervisor died; else it failed at one thing and the guest goes on.
   void fail_guest(bool gone);

@@ -90,6 +90,11 @@ void PrimaryShell::order_failover() {
   wake();
 }
 
+void PrimaryShell::order_switchover() {
+  mail_switchover_ = true;
+  wake();
+}
+
 void PrimaryShell::wake() {
   if (woken_ || gone_ || !connected_) return;
   woken_ = true;
@@ -131,6 +136,7 @@ bool PrimaryShell::serve_mail() {
   const std::optional<arbiter::Answer> answer = std::exchange(mail_answer_, std::nullopt);
   if (answer && !carry_out(core_.arbiter(*answer, now()))) return false;
   if (std::exchange(mail_order_, false) && !carry_out(core_.order_failover(now()))) return false;
+  if (std::exchange(mail_switchover_, false) && !carry_out(core_.order_switchover(now()))) return false;
   return !std::exchange(mail_unprotect_, false) || carry_out(core_.unprotect("ordered", now()));
 }
 
@@ -308,6 +314,10 @@ Status PrimaryShell::on_frame(const ckpt::FrameView& frame) {
     return {};
   }
   if (frame.type() == FrameType::ack) return on_ack(frame);
+  if (frame.type() == FrameType::order) {
+    carry_out(core_.order_switchover(now()));
+    return {};
+  }
   if (frame.optional()) return {};
   return {Code::corrupt, "a frame out of its turn"};
 }
@@ -350,6 +360,14 @@ void PrimaryShell::carry_out(const primary::Action& action) {
       world_.at_host(host_, world_.random().between(microseconds(10), milliseconds(5)),
                      [this] { end_epochs(); });
       return;
+    case Kind::last_epoch:
+      // One that is under way or due is not the last: it did not begin with that order.
+      last_wanted_ = true;
+      world_.at_host(host_, world_.random().between(microseconds(10), milliseconds(5)), [this] { epoch(); });
+      return;
+    case Kind::let_run:
+      stands_ = false;
+      return;
     case Kind::release_through:
       if (!world_.plant(Plant::lose_release)) node_.gate()->release_through(action.number);
       return;
@@ -366,9 +384,10 @@ void PrimaryShell::carry_out(const primary::Action& action) {
       ++world_.stats().fences;
       if (world_.plant(Plant::resume_after_losing)) return node_.gate()->pass();
       return node_.gate()->shut();
-    case Kind::send_order_failover:
+    case Kind::send_order:
       body_.clear();
-      ckpt::encode(ckpt::Order{}, &body_);
+      ckpt::encode(ckpt::Order{core_.planned() ? ckpt::OrderKind::switchover : ckpt::OrderKind::failover},
+                   &body_);
       (void)send(FrameType::order, 0, body_);
       return;
     case Kind::send_goodbye: {
@@ -392,6 +411,8 @@ void PrimaryShell::carry_out(const primary::Action& action) {
 void PrimaryShell::close_link() {
   close_at_ = now() + (saying_goodbye_ ? kDrainTimeout : Duration::zero());
   staging_stopped_ = true;
+  // An epoch thread that waits for room gets none any more.
+  if (last_wanted_) world_.at_host(host_, microseconds(50), [this] { end_epochs(); });
   wake();
 }
 
@@ -447,7 +468,8 @@ void PrimaryShell::first_sync() {
 }
 
 void PrimaryShell::epoch() {
-  if (stop_epochs_ || staging_stopped_ || !node_.guest()) return;
+  if (stop_epochs_ || staging_stopped_ || !node_.guest()) return last_wanted_ ? end_epochs() : void();
+  if (in_epoch_ || epochs_ended_) return;
   if (slots_used_ == primary::kMaxInFlight) {
     waits_for_slot_ = true;
     return;
@@ -483,6 +505,11 @@ void PrimaryShell::pause() {
   world_.note(host_, "sealed epoch", number);
   staging_.push_back({.kind = Item::Kind::sealed, .epoch = number, .pages = {}, .data = std::move(device)});
   wake();
+  if (last_wanted_) {
+    stands_ = true;
+    world_.note(host_, "has its guest stand");
+    return end_epochs();
+  }
   if (end_wanted_) return end_epochs();
   world_.at_host(host_, site_.timing.epoch_interval, [this] { epoch(); });
 }

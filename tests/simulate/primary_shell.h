@@ -22,9 +22,12 @@ class PrimaryShell {
   void connect();
   void order_unprotect();
   void order_failover();
+  void order_switchover();
   /// Its epoch thread ends for that. False when none runs.
   bool fail_guest(bool gone);
   bool guest_gone() const { return failure_ == Failure::gone; }
+  /// After the last epoch of a switchover: it answers nobody.
+  bool guest_stands() const { return stands_; }
   /// The guest says something: when that is, for the checkers.
   void stamp(Packet* packet) const;
   primary::State state() const { return core_.state(); }
@@ -92,7 +95,7 @@ class PrimaryShell {
   bool blocked_ = false;  // the link has no room
   bool gone_ = false;
 
-  bool mail_unprotect_ = false, mail_order_ = false;
+  bool mail_unprotect_ = false, mail_order_ = false, mail_switchover_ = false;
   std::optional<arbiter::Answer> mail_answer_;
 
   std::deque<Item> staging_;
@@ -105,6 +108,7 @@ class PrimaryShell {
   Failure failure_ = Failure::none;
   bool in_epoch_ = false, end_wanted_ = false, epochs_ended_ = false;
   bool epochs_run_ = false, stop_epochs_ = false, staging_stopped_ = false;
+  bool last_wanted_ = false, stands_ = false;
   uint64_t next_epoch_ = 1;
   uint32_t slots_used_ = 0;
   bool waits_for_slot_ = false;
