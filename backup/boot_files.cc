@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "arbiter/arbiter.h"
+#include "guest/json_fields.h"
 
 namespace remusd::backup {
 namespace {
@@ -66,7 +67,7 @@ BootFiles::~BootFiles() {
 }
 
 Status BootFiles::open(std::string_view text, guest::Definition* definition) {
-  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json json = guest::parse_json(text);
   if (!json.is_object() || !json.contains("definition") || !json["definition"].is_object()) {
     return corrupt("no JSON object with a \"definition\"");
   }
@@ -101,7 +102,8 @@ Status BootFiles::find(const std::string& role, const std::string& digest, uint6
   const std::string stored = dir_ + "/" + digest;
   for (const std::string& path : {stored, given}) {
     struct stat info {};
-    if (path.empty() || ::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) ||
+    // What claims to be empty may be a file of the kernel's, and reading that may wait for ever.
+    if (bytes == 0 || path.empty() || ::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) ||
         static_cast<uint64_t>(info.st_size) != bytes) {
       continue;
     }

@@ -8,6 +8,8 @@
 #include <boost/beast/http.hpp>
 #include <optional>
 
+#include "guest/json_fields.h"
+
 namespace remusd::control {
 namespace {
 
@@ -18,14 +20,19 @@ namespace http = beast::http;
 constexpr size_t kMaxAnswerBytes = 16u << 20;
 
 Reply from_answer(unsigned status, const std::string& body) {
-  const nlohmann::json json = nlohmann::json::parse(body, nullptr, false);
+  const nlohmann::json json = guest::parse_json(body);
   if (json.is_discarded() || !json.is_object()) {
     return Status(Code::corrupt, "the daemon answered HTTP " + std::to_string(status) + " without JSON");
   }
   if (status < 300) return Reply(json);
-  const nlohmann::json error = json.value("error", nlohmann::json::object());
-  const std::string code = error.value("code", "io");
-  const std::string message = error.value("message", "the daemon answered HTTP " + std::to_string(status));
+  const auto text = [&json](const char* key, std::string otherwise) {
+    const auto error = json.find("error");
+    if (error == json.end() || !error->is_object()) return otherwise;
+    const auto member = error->find(key);
+    return member != error->end() && member->is_string() ? member->get<std::string>() : otherwise;
+  };
+  const std::string code = text("code", "io");
+  const std::string message = text("message", "the daemon answered HTTP " + std::to_string(status));
   if (code == "unprotected") return Reply::not_protected(message);
   return Status(code_from_string(code).value_or(Code::io), message);
 }

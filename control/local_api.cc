@@ -2,6 +2,7 @@
 #include "control/local_api.h"
 
 #include "control/daemon.h"
+#include "guest/json_fields.h"
 
 namespace remusd::control {
 namespace {
@@ -64,7 +65,7 @@ HttpHandler make_local_api(Daemon& daemon) {
     if (request.method == "GET" && slash == std::string::npos) return reply(answer(status_of(daemon, rest)));
     if (request.method != "POST" || slash == std::string::npos) return reply(answer(nothing));
     const nlohmann::json arguments =
-        request.body.empty() ? nlohmann::json::object() : nlohmann::json::parse(request.body, nullptr, false);
+        request.body.empty() ? nlohmann::json::object() : guest::parse_json(request.body);
     if (!arguments.is_object()) {
       return reply(answer(Status(Code::invalid, "the request's body is not a JSON object")));
     }

@@ -5,11 +5,43 @@ namespace remusd::guest {
 
 using nlohmann::json;
 
+namespace {
+
+/// Of anything that is JSON; other texts are refused by the parser.
+bool nests_too_deep(std::string_view text) {
+  size_t depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted) {
+      if (c == '\\') ++i;
+      quoted = c != '"';
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxJsonDepth) return true;
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+json parse_json(std::string_view text) {
+  if (nests_too_deep(text)) return json(json::value_t::discarded);
+  return json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
 Result<json> parse_object(std::string_view text, size_t max_bytes, std::string_view what, Code code) {
   const std::string name(what);
   if (text.size() > max_bytes) {
     return Status(code, name + ": " + std::to_string(text.size()) + " bytes are more than the " +
                             std::to_string(max_bytes) + " allowed");
+  }
+  if (nests_too_deep(text)) {
+    return Status(code, name + ": JSON that nests deeper than " + std::to_string(kMaxJsonDepth) + " levels");
   }
   std::vector<std::set<std::string>> keys;
   std::string twice;

@@ -17,6 +17,12 @@
 
 namespace remusd::guest {
 
+/// How deep arrays and objects from outside may nest: copying, comparing and printing a value recurse.
+inline constexpr size_t kMaxJsonDepth = 64;
+
+/// Parses JSON that came from outside. The value is_discarded() when it is not JSON, or nests deeper.
+nlohmann::json parse_json(std::string_view text);
+
 /// Parses one JSON object of at most `max_bytes`. Refuses keys that stand twice, which parsers differ on.
 /// `what` names the text in errors; `code` is the code of every failure.
 Result<nlohmann::json> parse_object(std::string_view text, size_t max_bytes, std::string_view what,

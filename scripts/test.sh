@@ -1,7 +1,7 @@
 #!/bin/bash
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 # From a bare machine to all tests passed: unit and property tests, the rules of the house, real pairs in
-# network namespaces, and the unit tests again under the address and the thread sanitizer.
+# network namespaces, the unit tests again under the address and the thread sanitizer, and some fuzzing.
 #
 #   scripts/test.sh [--quick] [--only REGEX]
 #
@@ -23,6 +23,7 @@ need_root
 
 step "Installing what is missing"
 install_packages build run test
+[ -n "$quick" ] || install_packages fuzz
 
 presets=(release asan tsan)
 [ -z "$quick" ] || presets=(release)
@@ -33,6 +34,15 @@ for preset in "${presets[@]}"; do
   build "$preset" all
   say "$((SECONDS - began)) s"
 done
+
+if [ -z "$quick" ]; then
+  step "Building: fuzz, the small targets"
+  began=$SECONDS
+  configure fuzz
+  build fuzz fuzz_small
+  presets+=(fuzz)
+  say "$((SECONDS - began)) s"
+fi
 
 step "Making the guest"
 make_images build/release e1000

@@ -92,6 +92,9 @@ TEST_F(ConfigTest, AWrongTypeOrRangeTellsWhatIsAllowed) {
 
 TEST_F(ConfigTest, BrokenTomlIsToldWithItsLine) {
   EXPECT_THAT(config_error("node = \"a\"\nlisten = \n"), HasSubstr("/remusd.toml:2: "));
+  // The parser asserts here, if it is let.
+  EXPECT_THAT(config_error("node = \"a\"\n[/]\n"), HasSubstr("/remusd.toml:2: "));
+  EXPECT_THAT(config_error("node = \"a\"\n\xc2\xbf\n"), HasSubstr("/remusd.toml:2: "));
 }
 
 TEST_F(ConfigTest, NodeIsRequiredAndIsNotItsOwnPeer) {

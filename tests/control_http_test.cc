@@ -103,6 +103,18 @@ TEST_F(HttpTest, NobodyAtTheSocketIsUnavailable) {
   EXPECT_EQ(ApiClient(socket_).get("/x").status.code(), Code::unavailable);
 }
 
+TEST_F(HttpTest, AnErrorOfAnotherFormIsStillAnError) {
+  serve([](const HttpRequest& request, const HttpReply& reply) {
+    reply({500, "application/json",
+           request.target == "/word" ? R"({"error":"x"})" : R"({"error":{"code":1}})"});
+  });
+  for (const char* target : {"/word", "/number"}) {
+    const Reply reply = ApiClient(socket_).get(target);
+    EXPECT_EQ(reply.status.code(), Code::io);
+    EXPECT_NE(reply.status.message().find("500"), std::string::npos);
+  }
+}
+
 TEST_F(HttpTest, ADeadSocketIsReplacedALiveOneIsNot) {
   serve([](const HttpRequest&, const HttpReply& reply) { reply({200, "application/json", "{}"}); });
   boost::asio::io_context other;

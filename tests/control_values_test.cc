@@ -30,6 +30,16 @@ TEST(Duration, AnythingElseIsRefused) {
   }
 }
 
+TEST(Duration, WhatADurationCannotHoldIsRefused) {
+  for (const char* text : {"1e9m", "1e10s", "1e300s", "17000000m"})
+    EXPECT_FALSE(parse_duration(text).ok()) << text;
+  EXPECT_EQ(*parse_duration("1e9s"), seconds(1'000'000'000));
+  EXPECT_TRUE(parse_duration("1e10us").ok());
+  EXPECT_EQ(format_duration(*parse_duration("1e9s")), "16666666 min 40 s");
+  EXPECT_EQ(format_duration(std::chrono::hours(2'500'000)), "150000000 min 0 s")
+      << "more seconds than an int";
+}
+
 TEST(Quantile, IsTheNearestRank) {
   std::vector<double> none, values;
   EXPECT_EQ(quantile(&none, 0.5), 0);

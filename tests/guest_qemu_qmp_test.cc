@@ -276,6 +276,16 @@ TEST(Qmp, NonsenseIsCorrupt) {
   }
 }
 
+TEST(Qmp, AnAnswerThatNestsTooDeepIsCorrupt) {
+  Server server([](Server& peer) {
+    peer.welcome();
+    peer.hear();
+    peer.say(R"({"event": "RESET", "data": )" + std::string(100000, '[') + std::string(100000, ']') + "}");
+    peer.until_gone();
+  });
+  EXPECT_EQ(connected(server)->call("stop").status().code(), Code::corrupt);
+}
+
 TEST(Qmp, AStrangersGreetingIsCorrupt) {
   Server server([](Server& peer) {
     peer.say("220 mail.example ESMTP");

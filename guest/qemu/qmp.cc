@@ -9,6 +9,8 @@
 #include <array>
 #include <cstring>
 
+#include "guest/json_fields.h"
+
 namespace remusd::guest::qemu {
 namespace {
 
@@ -75,6 +77,11 @@ Result<std::unique_ptr<Qmp>> Qmp::connect(const std::string& path, Duration time
       return Status(Code::unavailable, "no QEMU listens on QMP socket '" + path + "'");
     return Status::from_errno("connect to QMP socket '" + path + "'", error);
   }
+  return adopt(std::move(socket), path, timeout, first);
+}
+
+Result<std::unique_ptr<Qmp>> Qmp::adopt(ScopedFd socket, const std::string& path, Duration timeout,
+                                        Duration first) {
   std::unique_ptr<Qmp> qmp(new Qmp(std::move(socket), path, timeout));
   REMUSD_TRY(qmp->negotiate(first));
   return qmp;
@@ -83,7 +90,7 @@ Result<std::unique_ptr<Qmp>> Qmp::connect(const std::string& path, Duration time
 Status Qmp::negotiate(Duration first) {
   const Time deadline = Clock::now() + first;
   REMUSD_ASSIGN(const std::string_view line, next_line(deadline));
-  const json greeting = json::parse(line, nullptr, false);
+  const json greeting = parse_json(line);
   if (!greeting.is_object() || !greeting.contains("QMP") || !greeting["QMP"].is_object()) {
     return fail(Code::corrupt, "the other side does not greet as QMP does, but says '" + shown(line) + "'");
   }
@@ -315,7 +322,7 @@ Result<Qmp::Line> Qmp::classify(std::string_view line) {
     stops_ += line.ends_with(kStopEvent) ? 1 : 0;
     if (watched_.empty()) return Line{Kind::event, {}};
   }
-  json value = json::parse(line, nullptr, false);
+  json value = parse_json(line);
   if (value.is_object()) {
     if (value.contains("return")) return Line{Kind::answer, std::move(value["return"])};
     if (value.contains("error") && value["error"].is_object())

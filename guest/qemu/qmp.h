@@ -45,6 +45,9 @@ class Qmp {
   /// Connects to a monitor's unix socket and negotiates. `timeout` is for each later call, `first` for the
   /// greeting and the negotiation (QEMU may still be starting).
   static Result<std::unique_ptr<Qmp>> connect(const std::string& path, Duration timeout, Duration first);
+  /// The same over a connected stream socket; `path` is its name in messages.
+  static Result<std::unique_ptr<Qmp>> adopt(ScopedFd socket, const std::string& path, Duration timeout,
+                                            Duration first);
 
   /// Runs one command; `fd` >= 0 goes with it (SCM_RIGHTS). Returns the value of "return".
   Result<nlohmann::json> call(const char* command, const nlohmann::json& arguments = nullptr, int fd = -1);

@@ -82,6 +82,9 @@ Result<SimDevice> load_device(std::span<const std::byte> saved, uint64_t config,
     std::memcpy(frame.bytes.data(), saved.data() + at + sizeof frame.card, frame.bytes.size());
     device.transmit.push_back(frame);
   }
+  const auto rest = saved.subspan(at);
+  if (std::any_of(rest.begin(), rest.end(), [](std::byte byte) { return byte != std::byte{0}; }))
+    return corrupt("bytes after its end");
   return device;
 }
 
