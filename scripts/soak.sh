@@ -1,8 +1,9 @@
 #!/bin/bash
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-# Failover after failover, each of a fresh pair at a random moment under traffic.
+# Failover after failover, each of a fresh pair at a random moment under traffic; or, with --switchovers, one
+# pair whose guest is handed back and forth.
 #
-#   scripts/soak.sh --failovers N [--json] [--nic virtio-net-pci|e1000] [--vcpus N]
+#   scripts/soak.sh --failovers N | --switchovers N [--json] [--nic virtio-net-pci|e1000] [--vcpus N]
 #                   [--tracker auto|async|sync] [--machine pc|q35] [--death kill|power|mixed]
 #                   [--reboot] [--seed N] [--dirty PAGES_PER_S]
 #

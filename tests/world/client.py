@@ -8,6 +8,7 @@ Takes one command a line on stdin and answers each with one JSON object a line o
 
     connect        waits for the service, opens the session, starts the traffic
     progress       what was seen so far
+    silence SINCE  the longest times without a reply since then
     load COMMAND ARGUMENT      the service's UDP port 7002: see service.cc
     finish [BEGIN END]         ends the traffic, audits every answer and judges; the times of the kill
 """
@@ -231,6 +232,19 @@ class Client:
                     log.write(f"tcp {at:.6f} sent {sent:.6f} {number}\n")
         return found
 
+    def silence(self, since):
+        """The longest time without a reply, in ms, since `since` and the reply before it; and how many
+        requests had to be sent again in all."""
+        def longest(times):
+            times = list(times)
+            begin = max((at for at in times if at <= since), default=since)
+            times = [begin] + [at for at in times if at > since]
+            return max((later - at for at, later in zip(times, times[1:])), default=0.0) * 1000
+
+        return {"udp_ms": longest(at for at, _, _ in self.counter.replies),
+                "tcp_ms": longest(at for at, _ in self.stream.replies),
+                "sent_again": self.counter.transmissions - len(self.counter.first_sent)}
+
     def progress(self):
         return {"now": time.monotonic(), "replies": len(self.counter.replies),
                 "counter": self.counter.highest,
@@ -260,6 +274,8 @@ def main():
             running = "error" not in answer
         elif verb == "progress":
             answer = client.progress()
+        elif verb == "silence":
+            answer = client.silence(float(arguments[0]))
         elif verb in ("pause", "continue"):  # The traffic.
             running = verb == "continue"
             answer = {"running": running}

@@ -1,5 +1,6 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-"""The soak behind scripts/soak.sh: failover after failover, each of a fresh pair at a random moment."""
+"""The soak behind scripts/soak.sh: failover after failover, each of a fresh pair at a random moment; or one
+pair whose guest is handed back and forth."""
 
 import argparse
 import json
@@ -10,6 +11,7 @@ import sys
 import time
 
 from failover import add_guest_options, count, one_round, parse_guest_options
+from switchover import back_and_forth
 
 EARLIEST_S, LATEST_S = 0.3, 2.5
 
@@ -17,7 +19,9 @@ EARLIEST_S, LATEST_S = 0.3, 2.5
 def parse():
     parser = argparse.ArgumentParser(prog="soak.sh")
     add_guest_options(parser)
-    parser.add_argument("--failovers", type=count, required=True)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--failovers", type=count)
+    kind.add_argument("--switchovers", type=count)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
     parser.add_argument("--death", choices=("kill", "power", "mixed"), default="mixed",
                         help="kill: SIGKILL to all; power: the cables go first; mixed: by chance")
@@ -26,8 +30,34 @@ def parse():
     return parse_guest_options(parser)
 
 
+def quantiles(values):
+    values = sorted(values)
+    return {"p50": round(statistics.median(values), 1),
+            "p99": round(values[min(len(values) - 1, int(0.99 * len(values)))], 1),
+            "max": round(values[-1], 1)}
+
+
+def switchovers(options, stream):
+    def tell(number, found):
+        print(f"{number:4}/{options.switchovers} stood {found['stood_ms']:.1f} ms, silent {found['udp_ms']:.0f} ms "
+              f"(UDP), {found['tcp_ms']:.0f} ms (TCP), promote {found['promote_ms']:.1f} ms, "
+              f"{found['sent_again']} sent again", file=stream, flush=True)
+
+    found, rounds = back_and_forth(options, options.switchovers, tell)
+    for text in found["complaints"]:
+        print(f"  {text}", file=stream, flush=True)
+    rolled_back = found["replies_rolled_back"] + found["requests_lost_after_ack"] + found["tcp_faults"]
+    print(json.dumps({"switchovers": len(rounds), "lost": found["abandoned"], "rolled_back": rolled_back,
+                      "sent_again": sum(one["sent_again"] for one in rounds),
+                      "pause_ms": quantiles([max(one["udp_ms"], one["tcp_ms"]) for one in rounds]),
+                      "stood_ms": quantiles([one["stood_ms"] for one in rounds])}), flush=True)
+    return 1 if found["complaints"] else 0
+
+
 def main():
     options = parse()
+    if options.switchovers:
+        return switchovers(options, sys.stderr if options.json else sys.stdout)
     chance = random.Random(options.seed)
     stream = sys.stderr if options.json else sys.stdout
     print(f"soak: {options.failovers} failovers, seed {options.seed}, {options.nic}, {options.vcpus} vCPU, "
