@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "ckpt/clock.h"
 #include "ckpt/status.h"
@@ -51,6 +52,18 @@ class Arbiter {
 /// Records as JSON files `<vm>.json` in `directory`, changed under an flock()ed `<vm>.lock`, fsync()ed and
 /// renamed into place. The directory may be on shared storage that honours POSIX locks.
 Result<std::unique_ptr<Arbiter>> open_file_arbiter(const std::string& directory);
+
+/// Records as values of etcd keys, one for each guest (arbiter/etcd_codec.h), over etcd's v3 JSON gateway.
+struct EtcdOptions {
+  std::vector<std::string> endpoints;  // "https://10.0.0.1:2379"; members of one cluster, 1 to 16
+  std::string ca;                      // PEM files for https; empty: the system's authorities
+  std::string cert, key;               // ours, where etcd asks for one; both or neither
+};
+/// Checks the options and reads the files, but asks nobody: an etcd that is down stops no daemon from
+/// starting. Changed files are read again when they are next needed. The endpoint that answered last is asked
+/// first; a name is looked up beforehand and now and then, never while somebody waits for an answer that
+/// needs none.
+Result<std::unique_ptr<Arbiter>> open_etcd_arbiter(const EtcdOptions& options);
 
 /// A random 128-bit nonce in hex, and this host's boot id.
 std::string make_nonce();

@@ -6,67 +6,30 @@
 #include <sys/stat.h>
 
 #include <array>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "arbiter/arbiter.h"
+#include "arbiter/record_json.h"
 #include "ckpt/scoped_fd.h"
 
 namespace remusd::arbiter {
 namespace {
 
-constexpr size_t kMaxRecordBytes = 4096;
 constexpr Duration kLockPause = std::chrono::milliseconds(1);
-
-Status check_name(const std::string& vm) {
-  const bool plain = !vm.empty() && vm.size() <= 64 && vm.front() != '.' && vm.find('/') == std::string::npos;
-  if (plain) return {};
-  return {Code::invalid, "arbiter: '" + vm + "' is not a guest name"};
-}
-
-std::string encode(const Record& record) {
-  const nlohmann::json json = {{"generation", record.generation}, {"owner", record.owner},
-                               {"boot_id", record.boot_id},       {"epoch", record.epoch},
-                               {"nonce", record.nonce},           {"peer", record.peer}};
-  return json.dump() + "\n";
-}
-
-Result<Record> decode(const std::string& text, const std::string& path) {
-  const Status damaged{Code::corrupt, "arbiter record " + path +
-                                          " is damaged; restore it or, when no guest " +
-                                          "of that name runs anywhere, remove it"};
-  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || json.size() != 6) return damaged;
-  for (const char* number : {"generation", "epoch"}) {
-    if (!json.contains(number) || !json[number].is_number_unsigned()) return damaged;
-  }
-  for (const char* word : {"owner", "boot_id", "nonce", "peer"}) {
-    if (!json.contains(word) || !json[word].is_string()) return damaged;
-  }
-  Record record;
-  record.generation = json["generation"];
-  record.owner = json["owner"];
-  record.boot_id = json["boot_id"];
-  record.epoch = json["epoch"];
-  record.nonce = json["nonce"];
-  record.peer = json["peer"];
-  if (record.generation == 0) return damaged;
-  return record;
-}
 
 class FileArbiter final : public Arbiter {
  public:
   explicit FileArbiter(std::string directory) : directory_(std::move(directory)) {}
 
   Result<std::optional<Record>> read(const std::string& vm, Time deadline) override {
-    REMUSD_TRY(check_name(vm));
+    REMUSD_TRY(check_guest_name(vm));
     REMUSD_ASSIGN(const ScopedFd lock, take_lock(vm, deadline));
     return load(vm);
   }
 
   Answer compare_and_swap(const std::string& vm, uint64_t expected_generation, const Record& desired,
                           Time deadline) override {
-    if (Status status = check_name(vm); !status.ok()) return unknown(status);
+    if (Status status = check_guest_name(vm); !status.ok()) return unknown(status);
     Result<ScopedFd> lock = take_lock(vm, deadline);
     if (!lock.ok()) return unknown(lock.status());
     Result<std::optional<Record>> current = load(vm);
@@ -111,14 +74,14 @@ class FileArbiter final : public Arbiter {
     std::array<char, kMaxRecordBytes> buffer;
     const ssize_t got = ::pread(file.get(), buffer.data(), buffer.size(), 0);
     if (got < 0) return Status::from_errno("read arbiter record " + name);
-    REMUSD_ASSIGN(Record record, decode(std::string(buffer.data(), static_cast<size_t>(got)), name));
+    REMUSD_ASSIGN(Record record, decode_record({buffer.data(), static_cast<size_t>(got)}, name));
     return std::optional<Record>(std::move(record));
   }
 
   /// Durable when it returns ok. After a failure the record may be the old or the new one, never a mixture.
   Status store(const std::string& vm, const Record& record) const {
     const std::string temporary = path(vm, ".new");
-    const std::string text = encode(record);
+    const std::string text = encode_record(record) + "\n";
     {
       const ScopedFd file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
       if (!file) return Status::from_errno("create arbiter record " + temporary);

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "arbiter/etcd_endpoint.h"
 #include "control/toml_reader.h"
 
 namespace remusd::control {
@@ -17,6 +18,12 @@ TomlField path_field(std::string key, std::string* out) {
   return checked_text_field(
       std::move(key), "an absolute path",
       [](const std::string& text) { return !text.empty() && text[0] == '/'; }, out);
+}
+
+TomlField optional_path_field(std::string key, std::string* out) {
+  return checked_text_field(
+      std::move(key), "an absolute path, or \"\" for none",
+      [](const std::string& text) { return text.empty() || text[0] == '/'; }, out);
 }
 
 TomlField address_field(std::string key, std::string* out) {
@@ -78,12 +85,41 @@ Status read_peers(const toml::table& table, Config* config) {
   return {};
 }
 
-Status read_file(const std::string& path, Config* config) {
+bool is_etcd_endpoint(const std::string& text) {
+  return arbiter::parse_etcd_endpoint(text).ok();
+}
+
+// What the arbiter's keys must be together, once all files have been read. `blamed` is "file:line".
+Status check_arbiter(const Config& config, const std::string& blamed) {
+  if (config.arbiter_kind != "etcd") return {};
+  const arbiter::EtcdOptions& etcd = config.etcd;
+  if (etcd.endpoints.empty() || etcd.endpoints.size() > arbiter::kMaxEtcdEndpoints) {
+    return {Code::invalid, blamed + ": 'arbiter.endpoints' must name from 1 to " +
+                               std::to_string(arbiter::kMaxEtcdEndpoints) +
+                               " endpoints when 'arbiter.kind' is \"etcd\""};
+  }
+  if (etcd.cert.empty() != etcd.key.empty()) {
+    const std::string missing = etcd.cert.empty() ? "cert" : "key";
+    return {Code::invalid,
+            blamed + ": 'arbiter." + missing + "' is missing; a certificate and its key go together"};
+  }
+  return {};
+}
+
+// `arbiter_at` becomes the place of the last [arbiter] table, for what is wrong with it as a whole.
+Status read_file(const std::string& path, Config* config, std::string* arbiter_at) {
   REMUSD_ASSIGN(const toml::table root, parse_toml(path));
   const auto arbiter = [&](const toml::table& table) {
-    return read_fields(table, "arbiter.",
-                       {choice_field("kind", {"file"}, &config->arbiter_kind),
-                        path_field("directory", &config->arbiter_directory)});
+    const toml::node* kind = table.get("kind");
+    *arbiter_at = where(kind != nullptr ? *kind : table);
+    return read_fields(
+        table, "arbiter.",
+        {choice_field("kind", {"file", "etcd"}, &config->arbiter_kind),
+         path_field("directory", &config->arbiter_directory),
+         checked_text_list_field("endpoints", arbiter::kEtcdEndpointRule, is_etcd_endpoint,
+                                 &config->etcd.endpoints),
+         optional_path_field("ca", &config->etcd.ca), optional_path_field("cert", &config->etcd.cert),
+         optional_path_field("key", &config->etcd.key)});
   };
   const auto protection = [&](const toml::table& table) {
     return read_fields(table, "protection.",
@@ -127,7 +163,8 @@ Status read_file(const std::string& path, Config* config) {
 
 Result<Config> load_config(const std::string& path) {
   Config config;
-  REMUSD_TRY(read_file(path, &config));
+  std::string arbiter_at = path + ":1";
+  REMUSD_TRY(read_file(path, &config, &arbiter_at));
   const std::filesystem::path extra = std::filesystem::path(path).parent_path() / "conf.d";
   std::vector<std::string> files;
   std::error_code ignored;  // No conf.d is as good as an empty one.
@@ -135,7 +172,8 @@ Result<Config> load_config(const std::string& path) {
     if (entry.path().extension() == ".toml") files.push_back(entry.path().string());
   }
   std::sort(files.begin(), files.end());
-  for (const std::string& file : files) REMUSD_TRY(read_file(file, &config));
+  for (const std::string& file : files) REMUSD_TRY(read_file(file, &config, &arbiter_at));
+  REMUSD_TRY(check_arbiter(config, arbiter_at));
   if (config.node.empty()) {
     return Status(Code::invalid, path +
                                      ":1: 'node' is missing; it names this host to its peers and must be " +

@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 
+#include "arbiter/arbiter.h"
 #include "ckpt/clock.h"
 #include "ckpt/status.h"
 #include "control/fence.h"
@@ -31,6 +32,7 @@ struct Config {
   std::string guests_dir = "/etc/remusd/guests";
   std::string arbiter_kind = "file";
   std::string arbiter_directory = "/var/lib/remusd/arbiter";
+  arbiter::EtcdOptions etcd;                 // for arbiter_kind "etcd"
   std::map<std::string, std::string> peers;  // name to "host:port"
   std::map<std::string, FenceAgent> fences;  // of those peers that have one
 

@@ -36,6 +36,12 @@ Status make_directory(const std::string& path, std::filesystem::perms mode) {
   return {};
 }
 
+Result<std::unique_ptr<arbiter::Arbiter>> open_arbiter(const Config& config) {
+  if (config.arbiter_kind == "etcd") return arbiter::open_etcd_arbiter(config.etcd);
+  REMUSD_TRY(make_directory(config.arbiter_directory, std::filesystem::perms::owner_all));
+  return arbiter::open_file_arbiter(config.arbiter_directory);
+}
+
 // Arguments come from anybody who may use the API: wrong types are told, never thrown.
 template <typename T>
 Result<T> argument(const nlohmann::json& arguments, const char* name, const T& otherwise) {
@@ -121,8 +127,7 @@ Status Daemon::open_all() {
   REMUSD_TRY(make_directory(config_.state_dir + "/files", perms::owner_all));
   REMUSD_TRY(make_directory(config_.runtime_dir, perms::owner_all));
   REMUSD_TRY(make_directory(std::filesystem::path(config_.api).parent_path().string(), perms::owner_all));
-  REMUSD_TRY(make_directory(config_.arbiter_directory, perms::owner_all));
-  REMUSD_ASSIGN(arbiter_, arbiter::open_file_arbiter(config_.arbiter_directory));
+  REMUSD_ASSIGN(arbiter_, open_arbiter(config_));
   metrics_.set_limit("staging", static_cast<double>(config_.staging_mib) * 1048576);
   metrics_.set_limit("shadow", static_cast<double>(config_.shadow_mib) * 1048576);
   metrics_.set_limit("packets", static_cast<double>(config_.packet_buffer_mib) * 1048576);

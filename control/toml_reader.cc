@@ -109,13 +109,24 @@ TomlField bool_field(std::string key, bool* out) {
 }
 
 TomlField text_list_field(std::string key, std::vector<std::string>* out) {
-  return {std::move(key), "an array of texts", [out](const toml::node& node) -> Status {
+  return checked_text_list_field(
+      std::move(key), "a text", [](const std::string&) { return true; }, out);
+}
+
+TomlField checked_text_list_field(std::string key, std::string allowed,
+                                  std::function<bool(const std::string&)> good,
+                                  std::vector<std::string>* out) {
+  const std::string each = ": each element of '" + key + "' must be " + allowed + ", not ";
+  return {std::move(key), "an array of texts",
+          [each, good = std::move(good), out](const toml::node& node) -> Status {
             const toml::array* array = node.as_array();
             if (array == nullptr) return kWrong;
             std::vector<std::string> texts;
             for (const toml::node& element : *array) {
               const auto* text = element.as_string();
-              if (text == nullptr) return kWrong;
+              if (text == nullptr || !good(text->get())) {
+                return {Code::invalid, where(element) + each + shown(element)};
+              }
               texts.push_back(text->get());
             }
             *out = std::move(texts);

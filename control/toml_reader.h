@@ -42,6 +42,11 @@ TomlField checked_text_field(std::string key, std::string allowed,
                              std::function<bool(const std::string&)> good, std::string* out);
 TomlField bool_field(std::string key, bool* out);
 TomlField text_list_field(std::string key, std::vector<std::string>* out);
+/// An array of texts, each of which `good` accepts; `allowed` describes one. A wrong one is told with its
+/// line.
+TomlField checked_text_list_field(std::string key, std::string allowed,
+                                  std::function<bool(const std::string&)> good,
+                                  std::vector<std::string>* out);
 TomlField table_field(std::string key, std::function<Status(const toml::table&)> read);
 
 /// What a field that takes a number does, for any integer type.

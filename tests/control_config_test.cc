@@ -90,6 +90,41 @@ TEST_F(ConfigTest, AWrongTypeOrRangeTellsWhatIsAllowed) {
               HasSubstr(":2: 'api' must be an absolute path"));
 }
 
+TEST_F(ConfigTest, TheArbiterIsAFileOrEtcd) {
+  auto config = load_config(write("remusd.toml", "node = \"a\"\n"));
+  ASSERT_TRUE(config.ok());
+  EXPECT_EQ(config->arbiter_kind, "file");
+  config = load_config(write("remusd.toml", R"(node = "a"
+[arbiter]
+kind = "etcd"
+endpoints = ["https://10.0.0.1:2379", "https://etcd-2"]
+ca = "/etc/remusd/etcd-ca.crt"
+cert = "/etc/remusd/etcd.crt"
+key = "/etc/remusd/etcd.key"
+)"));
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  EXPECT_EQ(config->arbiter_kind, "etcd");
+  EXPECT_EQ(config->etcd.endpoints, (std::vector<std::string>{"https://10.0.0.1:2379", "https://etcd-2"}));
+  EXPECT_EQ(config->etcd.ca, "/etc/remusd/etcd-ca.crt");
+  EXPECT_EQ(config->etcd.cert, "/etc/remusd/etcd.crt");
+  EXPECT_EQ(config->etcd.key, "/etc/remusd/etcd.key");
+}
+
+TEST_F(ConfigTest, AnEtcdThatCannotBeAskedIsToldWithFileAndLine) {
+  const std::string head = "node = \"a\"\n[arbiter]\nkind = \"etcd\"\n";
+  EXPECT_THAT(config_error(head), HasSubstr(":3: 'arbiter.endpoints' must name from 1 to 16"));
+  EXPECT_THAT(config_error(head + "endpoints = \"http://x\"\n"),
+              HasSubstr(":4: 'arbiter.endpoints' must be an array of texts"));
+  EXPECT_THAT(config_error(head + "endpoints = [\n\"http://x\",\n\"x:2379\"]\n"),
+              HasSubstr(":6: each element of 'endpoints' must be http://host[:port]"));
+  EXPECT_THAT(config_error(head + "endpoints = [\"https://x\"]\ncert = \"/x\"\n"),
+              HasSubstr(":3: 'arbiter.key' is missing"));
+  EXPECT_THAT(config_error(head + "endpoints = [\"https://x\"]\nca = \"x\"\n"),
+              HasSubstr(":5: 'arbiter.ca' must be an absolute path"));
+  EXPECT_THAT(config_error("node = \"a\"\n[arbiter]\nkind = \"zookeeper\"\n"),
+              HasSubstr(":3: 'arbiter.kind' must be one of \"file\", \"etcd\""));
+}
+
 TEST_F(ConfigTest, BrokenTomlIsToldWithItsLine) {
   EXPECT_THAT(config_error("node = \"a\"\nlisten = \n"), HasSubstr("/remusd.toml:2: "));
   // The parser asserts here, if it is let.

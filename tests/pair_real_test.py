@@ -16,6 +16,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "world"))
+from etcd import Etcd  # noqa: E402
 from failover import boot, complaints, go_on, one_round, protect, protection, reboot  # noqa: E402
 from world import REMUSD, World, run, wait_until  # noqa: E402
 
@@ -219,6 +220,48 @@ class Split(unittest.TestCase):
             world.b.must("failover", "vm1")
             self.assertEqual(world.b.wait_state("unprotected")["role"], "primary")
             self.one_is_heard(world, client, begin)
+
+
+class Arbiter(unittest.TestCase):
+    """etcd, on a host of its own, says who may run."""
+
+    def pair(self, world, members):
+        etcd = Etcd(world, members)
+        for host in (world.a, world.b):
+            world.configure(host, arbiter=etcd.arbiter())
+        return etcd
+
+    def test_failover_with_etcd(self):
+        """Also without one of three members, whichever it is [20]."""
+        chosen = options()
+        with World(protection(chosen)) as world:
+            etcd = self.pair(world, members=3)
+            client = boot(world, chosen)
+            protect(world)
+            etcd.kill(etcd.leader())
+            begin, end = world.a.kill()
+            self.assertTrue(go_on(client, end), "the session did not go on")
+            self.assertEqual(complaints(client.ask(f"finish {begin} {end}")), [])
+            status = world.b.status()
+            self.assertEqual((status["role"], status["generation"]), ("primary", 3))
+
+    def test_etcd_down_while_the_pair_is_whole_harms_nobody(self):  # [20]
+        chosen = options()
+        with World(protection(chosen)) as world:
+            etcd = self.pair(world, members=1)
+            client = boot(world, chosen)
+            protect(world)
+            etcd.kill()
+            acked = world.a.status()["epochs"]["acked"]
+            self.assertTrue(go_on(client, time.monotonic()), "the session did not go on")
+            wait_until("a hundred epochs without etcd",
+                       lambda: world.a.status()["epochs"]["acked"] >= acked + 100, 30)
+            for host, state in ((world.a, "protected"), (world.b, "standby")):
+                self.assertEqual(host.status()["state"], state)
+            etcd.start()
+            begin, end = world.a.kill()
+            go_on(client, end)
+            self.assertEqual(complaints(client.ask(f"finish {begin} {end}")), [])
 
 
 class Daemon(unittest.TestCase):

@@ -112,9 +112,13 @@ class Host:
             os.makedirs(os.path.join(directory, folder))
 
     def configure(self, arbiter, peers, listen, protection, qemu=None):
+        """`arbiter`: the keys of [arbiter], or a directory for the file arbiter."""
+        if isinstance(arbiter, str):
+            arbiter = {"kind": "file", "directory": arbiter}
         lines = [f'node = "{self.name}"', f'listen = "{listen}"', f'api = "{self.api}"',
                  f'state_dir = "{self.dir}/state"', f'runtime_dir = "{self.dir}/run"',
-                 f'guests_dir = "{self.guests}"', '[arbiter]', 'kind = "file"', f'directory = "{arbiter}"']
+                 f'guests_dir = "{self.guests}"', '[arbiter]']
+        lines += [f"{key} = {json.dumps(value)}" for key, value in arbiter.items()]
         for peer, address in peers.items():
             lines += [f"[peer.{peer}]", f'address = "{address}"']
         lines += ["[protection]"] + [f"{key} = {json.dumps(value)}" for key, value in protection.items()]
@@ -248,7 +252,7 @@ class World:
         self.keep = keep
         self.prefix = f"remusd{os.getpid()}"
         self.dir = tempfile.mkdtemp(prefix="remusd-")
-        self.namespaces, self.clients = [], []
+        self.namespaces, self.clients, self.servers = [], [], []
         self.protection = protection or {}
         self.failed = False
 
@@ -296,10 +300,13 @@ class World:
         self.configure(self.b)
 
     def configure(self, host, arbiter="arbiter", qemu=None):
-        """Writes the host's configuration; the daemon reads it when it starts."""
+        """Writes the host's configuration; the daemon reads it when it starts. `arbiter`: the name of a
+        directory for the file arbiter, or the keys of [arbiter] (Etcd.arbiter())."""
         addresses = {"a": "10.78.0.1:7270", "b": "10.78.0.2:7270"}
         listen = addresses.pop(host.name)
-        host.configure(os.path.join(self.dir, arbiter), addresses, listen, self.protection, qemu)
+        if isinstance(arbiter, str):
+            arbiter = os.path.join(self.dir, arbiter)
+        host.configure(arbiter, addresses, listen, self.protection, qemu)
 
     def define_guest(self, nic="virtio-net-pci", vcpus=1, machine="pc", dirty=2000, cpu="qemu64", name="vm1",
                      pages=4096, ip=GUEST_IP, servers="", **changes):
@@ -337,6 +344,9 @@ class World:
         for host in self.hosts.values() if hasattr(self, "hosts") else ():
             if os.path.exists(host.log):
                 shutil.copy(host.log, os.path.join(target, f"{host.name}.log"))
+        for server in self.servers:
+            for name in server.logs():
+                shutil.copy(name, target)
         for name in ("serial.log", "client.log"):
             if os.path.exists(os.path.join(self.dir, name)):
                 shutil.copy(os.path.join(self.dir, name), target)
@@ -344,12 +354,12 @@ class World:
 
     def close(self):
         atexit.unregister(self.close)
-        for client in self.clients:
-            client.end()
+        for process in self.clients + self.servers:
+            process.end()
         for ns in self.namespaces:
             ns.remove()
         for host in getattr(self, "hosts", {}).values():
             if host.daemon is not None:
                 host.daemon.wait()
-        self.namespaces, self.clients = [], []
+        self.namespaces, self.clients, self.servers = [], [], []
         shutil.rmtree(self.dir, ignore_errors=True)
