@@ -11,7 +11,7 @@ namespace {
 // Small guests: room for their device state, which does not shrink with their memory.
 constexpr size_t kStagingFloorBytes = 8u << 20;
 
-constexpr uint64_t kFeatures = ckpt::kFeatureDelta;
+constexpr uint64_t kFeatures = ckpt::kFeatureDelta | ckpt::kFeatureSeed;
 
 size_t default_staging_limit(size_t memory_bytes) {
   return memory_bytes + std::max(memory_bytes / 8, kStagingFloorBytes);

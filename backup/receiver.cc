@@ -19,7 +19,8 @@ constexpr Duration kGoodbyePatience = std::chrono::milliseconds(200);
 /// How long the primary may take, once the guest runs here, to end its side of a switchover.
 constexpr Duration kInputPatience = std::chrono::milliseconds(250);
 constexpr size_t kMaxInputFrames = 1024;
-constexpr size_t kFramesPerSlice = 8;  // at most 8 MiB of pages: a few milliseconds
+constexpr size_t kSeedRoom = 256u << 10;  // a SEED frame, and signs of life
+constexpr size_t kFramesPerSlice = 8;     // at most 8 MiB of pages: a few milliseconds
 
 uint64_t to_ns(Duration duration) {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
@@ -85,6 +86,7 @@ void Receiver::run() {
     if (core_.final()) break;
     // Answers first: an acknowledgement leaves with the next wait, and applying goes on when nothing came.
     if (!wait()) apply_some();
+    seed_some();
     core_.tick(Clock::now(), &actions_);
     perform();
     send_signs_of_life();
@@ -118,7 +120,7 @@ void Receiver::serve_mail() {
 }
 
 Time Receiver::next_deadline() const {
-  if (store_ && store_->pending()) return Clock::now();
+  if ((store_ && store_->pending()) || may_seed()) return Clock::now();
   Time deadline = core_.next_tick();
   if (core_.state() == State::handshake) {
     deadline = std::min(deadline, handshake_.admitted() ? handshake_deadline_ : hello_deadline_);
@@ -164,6 +166,7 @@ Status Receiver::on_frame(const ckpt::FrameView& frame) {
     case ckpt::FrameType::input:
       return on_input(frame);
     case ckpt::FrameType::pages:
+    case ckpt::FrameType::keep:
     case ckpt::FrameType::device:
     case ckpt::FrameType::base:
     case ckpt::FrameType::commit:
@@ -184,6 +187,10 @@ Status Receiver::on_handshake_frame(const ckpt::FrameView& frame) {
   standby_ = handshake_.take_standby();
   store_.emplace(standby_->memory(), handshake_.staging_limit_bytes(),
                  (handshake_.features() & ckpt::kFeatureDelta) != 0);
+  if ((handshake_.features() & ckpt::kFeatureSeed) != 0) {
+    seeder_.emplace(standby_->memory(),
+                    callbacks_.take_residue ? callbacks_.take_residue(handshake_.vm()) : guest::Residue());
+  }
   const Time now = Clock::now();
   next_heartbeat_ = now;
   next_progress_ = now + kProgressInterval;
@@ -221,6 +228,7 @@ Status Receiver::on_data(const ckpt::FrameView& frame) {
     case Core::Take::stage:
       break;
   }
+  if (seeder_) return Status(Code::corrupt, "data came before everything was told that is here");
   if (frame.type() != ckpt::FrameType::commit) return store_->add(frame);
   ckpt::Commit commit;
   REMUSD_TRY(store_->commit(frame, &commit));
@@ -261,6 +269,26 @@ void Receiver::apply_some() {
   while (!core_.final() && core_.applied() < store_->applied()) {
     core_.applied(core_.applied() + 1, &actions_);
   }
+}
+
+bool Receiver::may_seed() const {
+  return seeder_ && link_->open() && link_->send_space() >= kSeedRoom;
+}
+
+void Receiver::seed_some() {
+  if (core_.final() || !may_seed()) return;
+  ckpt::Bytes body;
+  seeder_->next(&body);
+  if (!body.empty()) {
+    if (const Status status = link_->append(ckpt::FrameType::seed, 0, body); !status.ok()) {
+      link_->close(status);
+      core_.link_lost(status, &actions_);
+      return;
+    }
+  }
+  if (!seeder_->done()) return;
+  store_->begin_with(seeder_->take());
+  seeder_.reset();
 }
 
 void Receiver::send_signs_of_life() {
@@ -429,8 +457,11 @@ void Receiver::destroy_standby() {
   store_.reset();
   net_.reset();
   if (!standby_) return;
+  if (seeder_) seeder_->finish();
+  seeder_.reset();
   const Status destroyed = standby_->destroy();
   (void)destroyed;  // dropping it is all that is left to do
+  if (callbacks_.leave_residue) callbacks_.leave_residue(handshake_.vm(), standby_->take_memory());
   standby_.reset();
 }
 

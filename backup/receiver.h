@@ -21,6 +21,7 @@
 #include "backup/core.h"
 #include "backup/handshake.h"
 #include "backup/mailbox.h"
+#include "backup/seed.h"
 #include "backup/session.h"
 #include "backup/store.h"
 #include "ckpt/link.h"
@@ -55,6 +56,8 @@ class Receiver {
   Status on_input(const ckpt::FrameView& frame);
   void after_handshake_step();
   void apply_some();
+  void seed_some();
+  bool may_seed() const;
   void send_signs_of_life();
   Time next_deadline() const;
 
@@ -86,6 +89,7 @@ class Receiver {
   std::unique_ptr<guest::Standby> standby_;
   std::unique_ptr<netbuf::NetBuffer> net_;               // connected and not plugged in, while deciding
   std::optional<Store> store_;                           // over standby_->memory()
+  std::optional<Seeder> seeder_;                         // until everything is told; over the same memory
   std::deque<uint64_t> digests_;                         // of epochs whose ack is not yet sent
   std::vector<std::pair<uint16_t, ckpt::Bytes>> input_;  // card, frame; in a switchover, until the guest runs
 

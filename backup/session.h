@@ -74,6 +74,10 @@ struct Callbacks {
   /// Receive thread, after HELLO: may this node be the backup of `vm`? A failure is sent as REFUSE.
   std::function<Status(const std::string& vm, const std::string& peer, uint64_t generation)> admit;
   std::function<void(const Snapshot&)> on_state;
+  /// Receive thread: the image that the standby may begin with, and what is left of one that was not
+  /// promoted.
+  std::function<guest::Residue(const std::string& vm)> take_residue;
+  std::function<void(const std::string& vm, guest::Residue)> leave_residue;
   /// Receive thread: the guest runs here now. Takes ownership.
   std::function<void(Promoted)> on_promoted;
   std::function<void(Duration)> on_arbiter_request;

@@ -31,11 +31,23 @@ Status Store::add(const ckpt::FrameView& frame) {
   if (frame.header.epoch != staged_ + 1) {
     return corrupt(frame.header.epoch, "came when epoch " + std::to_string(staged_ + 1) + " was due");
   }
-  REMUSD_TRY(frame.type() == ckpt::FrameType::pages ? add_pages(frame) : add_blob(frame));
+  REMUSD_TRY(add_data(frame));
   open_.digest.add(frame.header.checksum);
   received_bytes_ += frame.body.size();
   apply_slice(kFramesAppliedPerFrame);
   return {};
+}
+
+Status Store::add_data(const ckpt::FrameView& frame) {
+  switch (frame.type()) {
+    case ckpt::FrameType::pages:
+      return add_pages(frame);
+    case ckpt::FrameType::keep:
+      // Without older pages there is none that may be kept.
+      return seeded_.keep(frame.body, memory_).with_context("epoch " + std::to_string(frame.header.epoch));
+    default:
+      return add_blob(frame);
+  }
 }
 
 Status Store::add_pages(const ckpt::FrameView& frame) {
@@ -47,6 +59,7 @@ Status Store::add_pages(const ckpt::FrameView& frame) {
   }
   if (epoch == 1) {
     REMUSD_TRY(ckpt::apply_pages(frame.body, memory_));
+    seeded_.sent(frame.body);
   } else {
     REMUSD_TRY(make_room(frame.body.size()));
     REMUSD_TRY(ckpt::verify_pages(frame.body));
@@ -105,6 +118,7 @@ Status Store::commit(const ckpt::FrameView& frame, ckpt::Commit* commit) {
   open_ = {};
   ++staged_;
   if (staged_ == 1) {
+    seeded_ = {};
     settle(&staged);
   } else {
     staged_epochs_.push_back(std::move(staged));
@@ -126,6 +140,10 @@ Status Store::check(const ckpt::Commit& commit) const {
   }
   const uint64_t raw_bytes = open_.pages * kPageSize + open_.blob_bytes;
   if (commit.raw_bytes != raw_bytes) return corrupt(epoch, counts("bytes", commit.raw_bytes, raw_bytes));
+  if (seeded_.waiting() > 0) {
+    return corrupt(epoch,
+                   std::to_string(seeded_.waiting()) + " pages of an older image are not accounted for");
+  }
   if (commit.digest != open_.digest.value()) return corrupt(epoch, "its digest is wrong");
   return {};
 }

@@ -24,6 +24,7 @@
 #include <span>
 
 #include "backup/frame_fifo.h"
+#include "backup/seed.h"
 #include "ckpt/frame.h"
 #include "ckpt/records.h"
 #include "ckpt/status.h"
@@ -32,12 +33,17 @@ namespace remusd::backup {
 
 class Store {
  public:
-  /// `memory` is the image: zeroed, a multiple of kPageSize, and outlives the Store. `deltas`: they were
-  /// agreed on; otherwise they are refused.
+  /// `memory` is the image: zeroed (but see begin_with()), a multiple of kPageSize, and outlives the Store.
+  /// `deltas`: they were agreed on; otherwise they are refused.
   Store(std::span<std::byte> memory, size_t limit_bytes, bool deltas = false);
 
-  /// A PAGES, DEVICE or BASE frame. `corrupt` for bytes that cannot be trusted or an epoch out of order,
-  /// `exhausted` for an epoch beyond the limit. After a failure only drop_open() and applying are allowed.
+  /// The image holds these pages of an older one: epoch 1 is refused unless it accounts for each of them.
+  /// Before the first frame.
+  void begin_with(SeededPages pages) { seeded_ = std::move(pages); }
+
+  /// A PAGES, KEEP, DEVICE or BASE frame. `corrupt` for bytes that cannot be trusted or an epoch out of
+  /// order, `exhausted` for an epoch beyond the limit. After a failure only drop_open() and applying are
+  /// allowed.
   Status add(const ckpt::FrameView& frame);
   /// The COMMIT frame. ok: the epoch is staged (epoch 1: applied), and its record is in *commit.
   Status commit(const ckpt::FrameView& frame, ckpt::Commit* commit);
@@ -81,6 +87,7 @@ class Store {
     ckpt::BlobAssembler device, base;
   };
 
+  Status add_data(const ckpt::FrameView& frame);
   Status add_pages(const ckpt::FrameView& frame);
   Status add_blob(const ckpt::FrameView& frame);
   Status make_room(size_t bytes);
@@ -92,6 +99,7 @@ class Store {
   std::span<std::byte> memory_;
   const size_t limit_bytes_;
   const bool deltas_;
+  SeededPages seeded_;  // until epoch 1 is committed
   FrameFifo fifo_;
   Open open_;
   std::deque<Staged> staged_epochs_;

@@ -103,6 +103,13 @@ void print_guest(const nlohmann::json& guest) {
               real(guest, "dirty_pages", "p99"));
   std::printf("  tracker     %s\n", guest.value("tracker", "").c_str());
   std::printf("  held        %" PRIu64 " bytes of packets\n", number(guest, "held_bytes"));
+  const nlohmann::json resync = guest.value("resync", nlohmann::json::object());
+  if (number(resync, "pages_total") > 0) {
+    std::printf("  resync      %" PRIu64 " of %" PRIu64 " pages were there already, %" PRIu64 " bytes sent\n",
+                number(resync, "pages_matched"), number(resync, "pages_total"), number(resync, "sent_bytes"));
+  }
+  if (const uint64_t kept = number(guest, "residue_bytes"); kept > 0)
+    std::printf("  residue     %" PRIu64 " bytes kept for its next replica here\n", kept);
   if (guest.value("promote_ms", 0.0) > 0)
     std::printf("  promoted in %.1f ms\n", guest.value("promote_ms", 0.0));
   if (guest.value("switchover_ms", 0.0) > 0)

@@ -46,6 +46,7 @@ struct Config {
   int staging_mib = 128;
   int shadow_mib = 128;  // 0: no deltas
   int packet_buffer_mib = 64;
+  int residue_s = 600;  // how long a lost guest's or replica's memory is kept; 0: not at all
   std::string tracker = "auto";
   int arbiter_timeout_ms = 2000;
   std::string record_path;

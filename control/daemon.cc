@@ -105,6 +105,8 @@ Daemon::Daemon(Config config)
     : config_(std::move(config)),
       loop_(1),
       metrics_(config_.node),
+      residues_(std::chrono::seconds(config_.residue_s),
+                [this](const std::string& vm, uint64_t bytes) { metrics_.set_residue(vm, bytes); }),
       pool_(kWorkers),
       signals_(loop_, SIGTERM, SIGINT),
       reload_(loop_, SIGHUP),
@@ -133,8 +135,9 @@ Status Daemon::open_all() {
   metrics_.set_limit("packets", static_cast<double>(config_.packet_buffer_mib) * 1048576);
   const ckpt::LinkOptions link;
   metrics_.set_limit("link", static_cast<double>(link.send_queue_bytes + link.receive_buffer_bytes));
-  context_ = std::make_unique<HostContext>(HostContext{config_, *arbiter_, metrics_, pool_.get_executor(),
-                                                       [this](GuestHost& host) { retired(host); }});
+  context_ =
+      std::make_unique<HostContext>(HostContext{config_, *arbiter_, metrics_, residues_, pool_.get_executor(),
+                                                [this](GuestHost& host) { retired(host); }});
   REMUSD_ASSIGN(api_, HttpServer::listen_unix(loop_, config_.api, make_local_api(*this)));
   if (!config_.metrics.empty()) {
     REMUSD_ASSIGN(web_, HttpServer::listen_tcp(loop_, config_.metrics, make_http_metrics(*this)));
@@ -172,6 +175,7 @@ void Daemon::poll_guests() {
       asio::post(host->strand(), [host = host] { host->poll(); });
     }
   }
+  asio::post(pool_, [this] { residues_.expire(Clock::now()); });
   poll_timer_.expires_after(kPollInterval);
   poll_timer_.async_wait([this](boost::system::error_code error) {
     if (!error && !stopping_) poll_guests();
@@ -231,6 +235,7 @@ Result<GuestStatus> Daemon::status(const std::string& vm) const {
     GuestStatus stopped;
     stopped.vm = vm;
     stopped.node = config_.node;
+    stopped.residue_bytes = residues_.bytes(vm);
     return stopped;
   }
   return Status(Code::not_found, "no guest named '" + vm + "' on node '" + config_.node +

@@ -60,6 +60,7 @@ class Daemon {
   boost::asio::io_context loop_;
   std::unique_ptr<arbiter::Arbiter> arbiter_;
   Metrics metrics_;
+  Residues residues_;
   boost::asio::thread_pool pool_;
   std::unique_ptr<HostContext> context_;
   mutable std::mutex mutex_;

@@ -30,6 +30,7 @@
 #include "control/exit_code.h"
 #include "control/guest_status.h"
 #include "control/metrics.h"
+#include "control/residue.h"
 #include "control/session_slot.h"
 #include "netbuf/net_buffer.h"
 
@@ -42,6 +43,7 @@ struct HostContext {
   const Config& config;
   arbiter::Arbiter& arbiter;
   Metrics& metrics;
+  Residues& residues;
   boost::asio::any_io_executor pool;
   /// On the strand: this host retired, take it off the list.
   std::function<void(GuestHost&)> on_retired;
@@ -85,6 +87,7 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
     changed_.notify_all();
   }
   void on_arbiter_request(Duration took) { metrics_->on_arbiter_request(took); }
+  Residues& residues() { return context_.residues; }
 
  private:
   Status check_start(const guest::Definition& definition);

@@ -95,6 +95,7 @@ Status GuestHost::start_guest(const guest::Definition& wanted) {
   definition_ = definition;
   guest_ = std::move(guest);
   net_ = *std::move(net);
+  context_.residues.drop(name_);
   metrics_->reset_net();
   const std::lock_guard lock(mutex_);
   has_guest_ = true;
@@ -142,6 +143,8 @@ void GuestHost::lose_guest(const std::string& state, const std::string& reason) 
   if (net_ != nullptr) metrics_->on_net(net_->stats());
   net_.reset();
   metrics_->reset_net();
+  // The node that runs it now may protect it here: most of its memory is still the same.
+  if (state == "fenced") context_.residues.put(name_, guest_->take_memory(), Clock::now());
   guest_.reset();
   claim_.reset();
   forget_running(context_.config.runtime_dir, name_);
@@ -209,6 +212,7 @@ void GuestHost::adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted>
   guest_ = std::move(promoted->guest);
   net_ = std::move(promoted->net);
   definition_ = std::move(promoted->definition);
+  context_.residues.drop(name_);
   metrics_->reset_net();
   remember_running(context_.config.runtime_dir, name_, guest_->pid());
   const int pid = guest_->pid();

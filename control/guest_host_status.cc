@@ -25,6 +25,7 @@ GuestStatus GuestHost::status() const {
     window = window_;
   }
   // The engine's own locks are taken without ours.
+  now.residue_bytes = context_.residues.bytes(name_);
   now.pause_ms = quantiles(window.pause_ms());
   now.interval_ms = quantiles(window.interval_ms());
   now.commit_ms = quantiles(window.commit_ms());
@@ -54,6 +55,9 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
   status->switchover_ms = snapshot.switchover_seconds * 1e3;
   status->sync_sent_pages = snapshot.sync_sent_pages;
   status->sync_total_pages = snapshot.sync_total_pages;
+  status->resync_pages_total = snapshot.resync_pages_total;
+  status->resync_pages_matched = snapshot.resync_pages_matched;
+  status->resync_sent_bytes = snapshot.resync_sent_bytes;
   status->memory_bytes = snapshot.memory_bytes;
   status->staging_used_bytes = snapshot.staging_used_bytes;
   status->staging_limit_bytes = snapshot.staging_limit_bytes;

@@ -43,6 +43,8 @@ struct GuestStatus {
   std::string reason_code;     // its Code
   uint64_t protection_id = 0;  // counts protect commands, so that a caller knows its own
   uint64_t sync_sent_pages = 0, sync_total_pages = 0;
+  uint64_t resync_pages_total = 0, resync_pages_matched = 0, resync_sent_bytes = 0;
+  uint64_t residue_bytes = 0;
   uint64_t memory_bytes = 0, held_bytes = 0;
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
   uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;

@@ -55,6 +55,9 @@ struct Metrics::Families {
   Family<Gauge>& memory_limit =
       gauge("remusd_memory_limit_bytes", "Bounds that the settings put on the daemon's buffers, per guest.");
 
+  Family<Gauge>& residue = gauge("remusd_residue_bytes",
+                                 "Memory of a guest or replica that is gone, kept for its next first sync.");
+
   Family<Gauge>& state = gauge("remusd_vm_state", "1 for the state that the guest is in, 0 for all others.");
   Family<Gauge>& primary =
       gauge("remusd_vm_primary", "1 when this node runs the guest, 0 when it is its backup.");
@@ -104,6 +107,12 @@ struct Metrics::Families {
   Family<Counter>& failovers = counter("remusd_failovers_total", "Promotions on this node by reason.");
   Family<Gauge>& promote =
       gauge("remusd_promotion_seconds", "From the right to run to the running guest, last time.");
+  Family<Gauge>& resync_pages =
+      gauge("remusd_resync_pages",
+            "Pages of the last first sync that the backup began with, by kind: total, "
+            "and matched (they were not sent).");
+  Family<Gauge>& resync_sent =
+      gauge("remusd_resync_sent_bytes", "Bytes that the first epoch took on the wire, last time.");
   Family<Gauge>& vm_memory =
       gauge("remusd_vm_memory_bytes", "Memory that protecting this guest takes, by kind.");
 };
@@ -119,6 +128,12 @@ std::unique_ptr<VmMetrics> Metrics::add_vm(const std::string& vm) {
 
 void Metrics::set_limit(const std::string& kind, double bytes) {
   families_->memory_limit.Add({{"kind", kind}}).Set(bytes);
+}
+
+void Metrics::set_residue(const std::string& vm, uint64_t bytes) {
+  Gauge& gauge = families_->residue.Add({{"vm", vm}});
+  gauge.Set(static_cast<double>(bytes));
+  if (bytes == 0) families_->residue.Remove(&gauge);
 }
 
 std::string Metrics::text() {
@@ -199,6 +214,9 @@ struct VmMetrics::Series {
   Counter& failover_lost = counter(families.failovers, "reason", "primary_lost");
   Counter& failover_ordered = counter(families.failovers, "reason", "ordered");
   Gauge& promote = add(families.promote, {});
+  Gauge& resync_total = gauge(families.resync_pages, "kind", "total");
+  Gauge& resync_matched = gauge(families.resync_pages, "kind", "matched");
+  Gauge& resync_sent = add(families.resync_sent, {});
   Gauge& memory_all = gauge(families.vm_memory, "kind", "all");
   Gauge& memory_staging = gauge(families.vm_memory, "kind", "staging");
   Gauge& memory_shadow = gauge(families.vm_memory, "kind", "shadow");
@@ -276,6 +294,9 @@ void VmMetrics::on_status(const GuestStatus& status) {
   s.applied.Set(static_cast<double>(status.applied));
   s.rtt.Set(status.heartbeat_rtt_seconds);
   s.promote.Set(status.promote_ms / 1e3);
+  s.resync_total.Set(static_cast<double>(status.resync_pages_total));
+  s.resync_matched.Set(static_cast<double>(status.resync_pages_matched));
+  s.resync_sent.Set(static_cast<double>(status.resync_sent_bytes));
   s.memory_all.Set(static_cast<double>(status.memory_bytes));
   s.memory_staging.Set(static_cast<double>(status.staging_used_bytes));
   s.memory_shadow.Set(static_cast<double>(status.shadow_used_bytes));

@@ -24,6 +24,8 @@ class Metrics {
   std::unique_ptr<VmMetrics> add_vm(const std::string& vm);
   /// Sets a bound of the daemon, in bytes, e.g. "staging" (per protected guest).
   void set_limit(const std::string& kind, double bytes);
+  /// What a guest left here takes, in bytes; 0 ends the series.
+  void set_residue(const std::string& vm, uint64_t bytes);
   /// Everything in the text format, with the process's own memory as of now.
   std::string text();
 

@@ -137,6 +137,13 @@ backup::Callbacks PeerListener::callbacks(const std::shared_ptr<SessionSlot>& sl
     }
     if (news && is_final(snapshot.state)) asio::post(strand_, [this, id = slot->id] { reap(id); });
   };
+  callbacks.take_residue = [this, slot](const std::string& vm) {
+    const auto host = host_of(slot->id);
+    return host != nullptr ? host->residues().take(vm) : guest::Residue();
+  };
+  callbacks.leave_residue = [this, slot](const std::string& vm, guest::Residue residue) {
+    if (const auto host = host_of(slot->id)) host->residues().put(vm, std::move(residue), Clock::now());
+  };
   callbacks.on_promoted = [this, slot](backup::Promoted promoted) {
     const std::shared_ptr<GuestHost> host = host_of(slot->id);
     REMUSD_ASSERT(host != nullptr, "only an admitted session promotes");

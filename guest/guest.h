@@ -30,6 +30,7 @@
 #include "ckpt/status.h"
 #include "guest/definition.h"
 #include "guest/facts.h"
+#include "guest/residue.h"
 
 namespace remusd::guest {
 
@@ -92,6 +93,9 @@ class Guest {
 
   /// Ends the guest at once, without asking it, and waits until it is gone.
   virtual Status destroy() = 0;
+  /// What is left of its memory, once destroy() has returned; empty when there is nothing to hand over.
+  /// memory() must not be used any more.
+  virtual Residue take_memory() { return {}; }
   /// Asks the guest's own system to power off (ACPI button); does not wait.
   virtual Status power_button() = 0;
   /// Events since the last call, oldest first. Never blocks.
@@ -116,6 +120,8 @@ class Standby {
   virtual Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
                                                          std::span<const std::byte> device) = 0;
   virtual Status destroy() = 0;
+  /// As Guest's.
+  virtual Residue take_memory() { return {}; }
 };
 
 /// Where a driver may put its sockets and logs, and how it is to behave on this host.

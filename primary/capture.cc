@@ -66,6 +66,21 @@ void Capture::request_last(netbuf::NetBuffer::TakeInput take) {
   wake_.notify_all();
 }
 
+void Capture::seeded(std::unique_ptr<const SeedMap> seed) {
+  {
+    const std::lock_guard lock(mutex_);
+    seed_ = std::move(seed);
+  }
+  wake_.notify_all();
+}
+
+/// Null when a stop was asked for.
+std::unique_ptr<const SeedMap> Capture::await_seed() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [this] { return stop_ || seed_ != nullptr; });
+  return std::move(seed_);
+}
+
 std::string Capture::tracker_name() const {
   const std::lock_guard lock(mutex_);
   return tracker_name_;
@@ -130,7 +145,9 @@ void Capture::run() {
   if (!unwinding_ && guest_goes_on()) finish(Ending::guest_error, status);
   // Best effort: an unknown or dead guest has no tracking worth removing.
   if (!outcome_.standing) (void)guest_.stop_tracking();
-  if (chunk_ != nullptr) staging_.recycle(std::exchange(chunk_, nullptr));
+  for (Chunk** chunk : {&chunk_, &kept_}) {
+    if (*chunk != nullptr) staging_.recycle(std::exchange(*chunk, nullptr));
+  }
   staging_.put({Item::Kind::stopped});
 }
 
@@ -155,6 +172,8 @@ Status Capture::protect() {
 /// Passes over memory while the guest runs, each as soon as the one before is shipped, until little is left
 /// for the first pause.
 Status Capture::first_sync() {
+  std::unique_ptr<const SeedMap> seed;
+  if (options_.seed && (seed = await_seed()) == nullptr) return stopped();
   for (int round = 1; round <= options_.sync_rounds; ++round) {
     if (stop_asked()) return stopped();
     REMUSD_TRY(guest_.collect_dirty(&dirty_));
@@ -162,8 +181,12 @@ Status Capture::first_sync() {
     sync_total_pages_ += pages;
     bool waited = false;
     uint64_t copied = 0;
-    // The standby's memory begins as zeros: only the first pass may skip a page that is zero.
-    if (!copy(dirty_, 1, round == 1, &waited, &copied)) return stopped();
+    // The standby's memory begins as zeros, but for what it told: only the first pass may skip a page that is
+    // zero, or what was told.
+    const bool against = seed != nullptr && seed->pages() > 0;
+    if (!(against ? copy_against(*seed, &waited, &copied) : copy(dirty_, 1, round == 1, &waited, &copied)))
+      return stopped();
+    seed.reset();
     sync_total_pages_ -= pages - copied;
     flush(true);
     if (!staging_.wait_drained(kSyncBacklogChunks)) return stopped();
@@ -347,6 +370,71 @@ bool Capture::copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* w
     }
   }
   return true;
+}
+
+/// The first pass over what is dirty here or told there, when the standby begins with an image. A page that
+/// is written while it is looked at is dirty again in the next pass, which sends it whatever was told.
+bool Capture::copy_against(const SeedMap& seed, bool* waited, uint64_t* copied) {
+  const std::span<const std::byte> memory = guest_.memory();
+  const uint64_t memory_pages = memory.size() / kPageSize;
+  auto range = dirty_.begin();
+  for (uint64_t page = 0; page < memory_pages; ++page) {
+    while (range != dirty_.end() && page >= range->first + range->count) ++range;
+    const bool dirty = range != dirty_.end() && page >= range->first;
+    const bool told = seed.has(page);
+    if (!dirty && !told) continue;
+    const std::byte* from = memory.data() + page * kPageSize;
+    if (dirty && told) {
+      const ckpt::PageDigest here = ckpt::digest_of(seed.key(), {from, kPageSize});
+      if (here == seed.digest(page)) {
+        if (!keep(page, here, seed, waited)) return false;
+        ++*copied;
+        continue;
+      }
+    }
+    if (dirty && !told && is_zero(from)) continue;
+    if (chunk_ == nullptr) chunk_ = staging_.acquire_chunk(waited);
+    if (chunk_ == nullptr) return false;
+    chunk_->epoch = 1;
+    std::byte* to = chunk_->data.data() + chunk_->pages * kPageSize;
+    if (dirty) {
+      std::memcpy(to, from, kPageSize);
+    } else {
+      std::memset(to, 0, kPageSize);  // Nobody wrote it: looking at it would make the guest's memory larger.
+    }
+    chunk_->numbers[chunk_->pages++] = page;
+    ++*copied;
+    if (chunk_->pages == kChunkPages) flush(true);
+  }
+  flush_kept(seed);
+  return true;
+}
+
+/// `digest`: of the page as it is here, which the backup compares with its own.
+bool Capture::keep(uint64_t page, const ckpt::PageDigest& digest, const SeedMap& seed, bool* waited) {
+  if (kept_ == nullptr) kept_ = staging_.acquire_chunk(waited);
+  if (kept_ == nullptr) return false;
+  kept_->epoch = 1;
+  const std::span<uint64_t> numbers = kept_->numbers;
+  const size_t end = 2 * size_t{kept_->runs};
+  if (end > 0 && numbers[end - 2] + numbers[end - 1] == page) {
+    ++numbers[end - 1];
+  } else {
+    numbers[end] = page;
+    numbers[end + 1] = 1;
+    ++kept_->runs;
+  }
+  std::memcpy(kept_->data.data() + kept_->pages * sizeof(ckpt::PageDigest), &digest, sizeof digest);
+  ++kept_->pages;
+  ++matched_pages_;
+  if (kept_->pages == ckpt::kMaxSeedPages || 2 * kept_->runs == kChunkPages) flush_kept(seed);
+  return true;
+}
+
+void Capture::flush_kept(const SeedMap& seed) {
+  if (kept_ == nullptr) return;
+  kept_->digest = ckpt::digest_of(seed.key(), kept_->data.first(kept_->pages * sizeof(ckpt::PageDigest)));
+  staging_.put({Item::Kind::chunk, std::exchange(kept_, nullptr)});
 }
 
 void Capture::flush(bool wake) {

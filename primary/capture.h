@@ -24,6 +24,7 @@
 #include "netbuf/net_buffer.h"
 #include "primary/pacer.h"
 #include "primary/precopy.h"
+#include "primary/seed_map.h"
 #include "primary/staging.h"
 
 namespace remusd::primary {
@@ -33,6 +34,7 @@ struct CaptureOptions {
   bool precopy = true;
   uint64_t sync_threshold_pages = 2048;
   int sync_rounds = 8;
+  bool seed = false;  // the backup tells what it has: wait for seeded() before the first pass
 };
 
 class Capture {
@@ -62,12 +64,16 @@ class Capture {
   /// From any thread: ends after one epoch more, begun at once, after which the guest stands. From its
   /// beginning on `take` gets what comes for the guest.
   void request_last(netbuf::NetBuffer::TakeInput take);
+  /// From the ship thread, once, when it is complete.
+  void seeded(std::unique_ptr<const SeedMap> seed);
   const Outcome& outcome() const { return outcome_; }
 
   // From any thread.
   /// An epoch was acknowledged so long after its pause began.
   void acknowledged(Duration commit);
   uint64_t sync_total_pages() const { return sync_total_pages_; }
+  /// Pages that the backup has already, as far as the first pass has come.
+  uint64_t matched_pages() const { return matched_pages_; }
   std::string tracker_name() const;
 
  private:
@@ -75,6 +81,7 @@ class Capture {
   Status protect();
   bool last_asked();
   Status first_sync();
+  std::unique_ptr<const SeedMap> await_seed();
   Status epoch(uint64_t number, EpochReason reason);
   Status last_epoch(uint64_t number);
   Status standing_part(uint64_t number, EpochSlot* slot);
@@ -83,7 +90,10 @@ class Capture {
   Status paused_part(uint64_t number, EpochSlot* slot, bool* paused);
   Status take_device_state(EpochSlot* slot);
   bool copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* waited, uint64_t* copied);
+  bool copy_against(const SeedMap& seed, bool* waited, uint64_t* copied);
+  bool keep(uint64_t page, const ckpt::PageDigest& digest, const SeedMap& seed, bool* waited);
   void flush(bool wake);
+  void flush_kept(const SeedMap& seed);
   std::optional<EpochReason> wait_due(uint64_t number);
   void on_output(uint64_t epoch);
   bool stop_asked();
@@ -102,12 +112,13 @@ class Capture {
   Time began_{};  // the last pause
   PageSet dirty_;
   Chunk* chunk_ = nullptr;  // being filled
+  Chunk* kept_ = nullptr;   // being filled with pages that the backup has
   bool base_wanted_ = true;
   bool unwinding_ = false;       // stopped() was returned
   std::vector<std::byte> base_;  // goes with the next epoch
   Outcome outcome_;
 
-  std::atomic<uint64_t> sync_total_pages_{0};
+  std::atomic<uint64_t> sync_total_pages_{0}, matched_pages_{0};
   std::atomic<int64_t> commit_ns_{0};  // how long a commit takes at present
   mutable std::mutex mutex_;
   std::condition_variable wake_;
@@ -116,6 +127,7 @@ class Capture {
   uint64_t output_epoch_ = 0;                // the newest epoch that output waits for, and since when
   Time output_since_{};
   std::string tracker_name_ = "none";
+  std::unique_ptr<const SeedMap> seed_;  // until the first pass takes it
   std::thread thread_;
 };
 

@@ -39,6 +39,7 @@ struct Options {
   Duration arbiter_timeout = std::chrono::seconds(2);
   size_t staging_bytes = 128u << 20;  // copies of dirty pages waiting to be shipped
   size_t shadow_bytes = 128u << 20;   // copies of what the backup has, for deltas; 0: no deltas
+  bool seed = true;                   // ask the backup what it has, and send only what differs
   ckpt::LinkOptions link;
   uint64_t sync_threshold_pages = 2048;  // first sync: stop for the first checkpoint below this
   int sync_rounds = 8;                   // or after so many passes
@@ -50,7 +51,9 @@ struct Snapshot {
   Status end;  // why it ended, for the final states
   uint64_t generation = 0;
   uint64_t sealed = 0, sent = 0, acked = 0, released = 0;
-  uint64_t sync_sent_pages = 0, sync_total_pages = 0;  // first sync
+  uint64_t sync_sent_pages = 0, sync_total_pages = 0;  // first sync; pages that the backup had are in both
+  // Of the pages that the standby began with, those that were right; and all that the first epoch took.
+  uint64_t resync_pages_total = 0, resync_pages_matched = 0, resync_sent_bytes = 0;
   double switchover_seconds = 0;  // from the guest's standing here to the word that it runs there; 0: none
   bool forced = false;            // it runs alone on an operator's word
   double last_rtt_seconds = 0;

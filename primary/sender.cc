@@ -80,6 +80,23 @@ Sender::Step Sender::discard_item() {
   return Step::worked;
 }
 
+void Sender::encode_chunk(const Chunk& chunk) {
+  if (chunk.runs > 0) {
+    ckpt::Keep keep;
+    keep.digest = chunk.digest;
+    for (uint32_t i = 0; i < chunk.runs; ++i)
+      keep.runs.push_back({chunk.numbers[2 * i], chunk.numbers[2 * i + 1]});
+    ckpt::encode(keep, &body_);
+    body_type_ = FrameType::keep;
+    return;
+  }
+  // Most pages of the first sync are never written again: only those of later epochs are kept.
+  body_counts_ =
+      ckpt::encode_pages(chunk.numbers.first(chunk.pages), chunk.data.first(chunk.pages * kPageSize), &body_,
+                         shadow_pages_, /*keep_new=*/chunk.epoch > 1);
+  body_type_ = FrameType::pages;
+}
+
 void Sender::encode_slot() {
   EpochSlot& slot = *item_->slot;
   if (base_offset_ < slot.base.size()) {
@@ -109,10 +126,12 @@ void Sender::encode_slot() {
 
 void Sender::finish_chunk() {
   body_ready_ = false;
-  captured_pages_ += item_->chunk->pages;
-  pages_ += body_counts_.total();
-  same_pages_ += body_counts_.same;
-  delta_pages_ += body_counts_.delta + body_counts_.delta_lz4;
+  if (item_->chunk->runs == 0) {
+    captured_pages_ += item_->chunk->pages;
+    pages_ += body_counts_.total();
+    same_pages_ += body_counts_.same;
+    delta_pages_ += body_counts_.delta + body_counts_.delta_lz4;
+  }
   if (item_->chunk->epoch == 1) sync_sent_pages_ += item_->chunk->pages;
   staging_.recycle(item_->chunk);
   item_.reset();
@@ -128,12 +147,7 @@ Sender::Step Sender::encode(Time now) {
     base_next_ = base_offset_;
     device_next_ = device_offset_;
     if (item_->chunk != nullptr) {
-      const Chunk& chunk = *item_->chunk;
-      // Most pages of the first sync are never written again: only those of later epochs are kept.
-      body_counts_ = ckpt::encode_pages(chunk.numbers.first(chunk.pages),
-                                        chunk.data.first(chunk.pages * kPageSize), &body_, shadow_pages_,
-                                        /*keep_new=*/epoch > 1);
-      body_type_ = FrameType::pages;
+      encode_chunk(*item_->chunk);
     } else {
       encode_slot();
     }
@@ -151,6 +165,7 @@ Sender::Step Sender::encode(Time now) {
   body_ready_ = false;
   if (digest_.frames() == 0 && sent_bytes_ == 0) first_queued_ = now;
   sent_bytes_ += sizeof(ckpt::FrameHeader) + body_.size();
+  if (epoch == 1) sync_sent_bytes_ = sent_bytes_;
 
   if (body_type_ != FrameType::commit) {
     digest_.add(checksum);

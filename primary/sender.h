@@ -15,6 +15,7 @@
 #include "ckpt/link.h"
 #include "ckpt/page_codec.h"
 #include "ckpt/records.h"
+#include "ckpt/seed.h"
 #include "primary/staging.h"
 
 namespace remusd::primary {
@@ -58,13 +59,16 @@ class Sender {
 
   Time next_heartbeat() const { return next_heartbeat_; }
   double rtt_seconds() const { return rtt_seconds_; }
+  // Of the first epoch. Pages that the backup kept count as sent.
   uint64_t sync_sent_pages() const { return sync_sent_pages_; }
+  uint64_t sync_sent_bytes() const { return sync_sent_bytes_; }
   uint64_t queued_bytes() const { return queued_bytes_; }
 
  private:
   Status append(ckpt::FrameType type, uint64_t epoch, ckpt::View body, uint64_t* checksum);
   Step discard_item();
   Step encode(Time now);
+  void encode_chunk(const Chunk& chunk);
   void encode_slot();  // its next frame; the last is COMMIT
   void finish_chunk();
 
@@ -101,7 +105,7 @@ class Sender {
   uint64_t peer_sent_ns_ = 0;
   Time peer_heard_{};
   double rtt_seconds_ = 0;
-  uint64_t sync_sent_pages_ = 0;
+  uint64_t sync_sent_pages_ = 0, sync_sent_bytes_ = 0;
   uint64_t queued_bytes_ = 0;
 
   ckpt::FrameWriter shadow_;  // numbers the recorded frames as the link's writer does

@@ -17,6 +17,8 @@ constexpr uint64_t kPumpBytes = 1u << 20;
 constexpr Duration kDrainTimeout = std::chrono::milliseconds(500);
 /// Frames that came for a guest that stands; what comes beyond is dropped, as a full card would.
 constexpr size_t kMaxInputFrames = 1024;
+/// A backup that lives and does not go on telling what it has is as good as lost.
+constexpr Duration kSeedPatience = std::chrono::seconds(10);
 
 CoreConfig core_config(const Ship::Config& config, const std::string& nonce) {
   CoreConfig core;
@@ -45,17 +47,18 @@ Ship::~Ship() {
 }
 
 Status Ship::start() {
+  const uint64_t memory_pages = guest_.memory().size() / kPageSize;
   REMUSD_ASSIGN(staging_, Staging::make(config_.options.staging_bytes, [this] { wake(); }));
   if (config_.options.shadow_bytes > 0) {
-    REMUSD_ASSIGN(shadow_,
-                  ckpt::Shadow::make(guest_.memory().size() / kPageSize, config_.options.shadow_bytes));
+    REMUSD_ASSIGN(shadow_, ckpt::Shadow::make(memory_pages, config_.options.shadow_bytes));
     snapshot_.shadow_limit_bytes = shadow_->limit_bytes();
   }
   handshake_ = std::make_unique<Handshake>(std::move(config_.handshake));
   snapshot_.generation = config_.generation;
   snapshot_.memory_bytes = staging_->limit_bytes() + config_.options.link.send_queue_bytes +
                            config_.options.link.receive_buffer_bytes + ckpt::kMaxBodyBytes +
-                           snapshot_.shadow_limit_bytes;
+                           snapshot_.shadow_limit_bytes +
+                           (config_.options.seed ? SeedMap::limit_bytes(memory_pages) : 0);
   snapshot_.staging_limit_bytes = staging_->limit_bytes();
   snapshot_.tracker = "none";
   thread_ = std::thread([this] {
@@ -323,14 +326,34 @@ Status Ship::on_frame(const ckpt::FrameView& frame) {
   if (handshake_ != nullptr && !frame.optional()) {
     REMUSD_TRY(handshake_->on_frame(frame));
     if (handshake_->agreed()) link_->reader().set_generation(config_.generation);
-    if (handshake_->ready()) {
-      if (shadow_ && (handshake_->features() & ckpt::kFeatureDelta) != 0) sender_->use_deltas(&*shadow_);
-      handshake_.reset();
-      carry_out(core_.standby_ready(now));
-    }
-    return Status::ok_status();
+    return handshake_->ready() ? on_ready(now) : Status::ok_status();
   }
   return on_session_frame(frame, now);
+}
+
+Status Ship::on_ready(Time now) {
+  const uint64_t features = handshake_->features();
+  handshake_.reset();
+  if (shadow_ && (features & ckpt::kFeatureDelta) != 0) sender_->use_deltas(&*shadow_);
+  if ((features & ckpt::kFeatureSeed) != 0) {
+    REMUSD_ASSIGN(seed_, SeedMap::make(guest_.memory().size() / kPageSize));
+    seed_heard_ = now;
+  }
+  carry_out(core_.standby_ready(now));
+  return Status::ok_status();
+}
+
+Status Ship::on_seed(const ckpt::FrameView& frame, Time now) {
+  if (!seed_) return Status(Code::corrupt, "the backup tells what it has out of its turn");
+  ckpt::Seed record;
+  REMUSD_TRY(ckpt::decode(frame.body, &record));
+  REMUSD_TRY(seed_->add(record));
+  seed_heard_ = now;
+  if (!seed_->complete()) return Status::ok_status();
+  seeded_pages_ = seed_->pages();
+  if (capture_) capture_->seeded(std::move(seed_));
+  seed_.reset();
+  return Status::ok_status();
 }
 
 Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
@@ -346,6 +369,8 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       }
       return Status::ok_status();
     }
+    case FrameType::seed:
+      return on_seed(frame, now);
     case FrameType::heartbeat: {
       ckpt::Heartbeat heartbeat;
       REMUSD_TRY(ckpt::decode(frame.body, &heartbeat));
@@ -375,6 +400,12 @@ void Ship::on_epoch(const EpochSample& sample) {
 void Ship::tick(Time now) {
   if (now < next_tick_) return;
   next_tick_ = now + config_.options.heartbeat_interval;
+  if (seed_ && core_.link_wanted() && now > seed_heard_ + kSeedPatience) {
+    seed_.reset();
+    carry_out(core_.link_lost(
+        Status(Code::timed_out, "backup " + config_.options.peer + " does not go on telling what it has"),
+        now));
+  }
   carry_out(core_.tick(now));
 }
 
@@ -390,6 +421,7 @@ void Ship::carry_out(const Action& action) {
       options.precopy = config_.options.precopy;
       options.sync_threshold_pages = config_.options.sync_threshold_pages;
       options.sync_rounds = config_.options.sync_rounds;
+      options.seed = seed_ != nullptr;
       capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
       epochs_gone_ = false;
       capture_->start();
@@ -492,12 +524,15 @@ void Ship::publish() {
     if (shadow_) snapshot_.shadow_used_bytes = shadow_->used_bytes();
     if (sender_) {
       snapshot_.sync_sent_pages = sender_->sync_sent_pages();
+      snapshot_.resync_sent_bytes = sender_->sync_sent_bytes();
       snapshot_.last_rtt_seconds = sender_->rtt_seconds();
       snapshot_.link_queue_bytes =
           link_->open() ? config_.options.link.send_queue_bytes - link_->send_space() : 0;
     }
     if (capture_) {
       snapshot_.sync_total_pages = capture_->sync_total_pages();
+      snapshot_.resync_pages_total = seeded_pages_;
+      snapshot_.resync_pages_matched = capture_->matched_pages();
       if (snapshot_.tracker == "none") snapshot_.tracker = capture_->tracker_name();
     }
   }

@@ -74,6 +74,8 @@ class Ship {
   void on_step(Sender::Step step, Time now);
   void on_stopped(Time now);
   Status on_frame(const ckpt::FrameView& frame);
+  Status on_ready(Time now);
+  Status on_seed(const ckpt::FrameView& frame, Time now);
   Status on_session_frame(const ckpt::FrameView& frame, Time now);
   void on_epoch(const EpochSample& sample);
   void tick(Time now);
@@ -102,6 +104,9 @@ class Ship {
   std::optional<ckpt::Shadow> shadow_;    // unless deltas are switched off
   std::unique_ptr<Sender> sender_;
   std::unique_ptr<Capture> capture_;
+  std::unique_ptr<SeedMap> seed_;  // until it is complete; the backup then waits for the first pass
+  Time seed_heard_{};
+  uint64_t seeded_pages_ = 0;
   ckpt::FrameType pending_type_ = ckpt::FrameType::hello;
   ckpt::Bytes pending_;  // a handshake frame that found no room
   bool pending_set_ = false;

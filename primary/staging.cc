@@ -48,7 +48,7 @@ Chunk* Staging::acquire_chunk(bool* waited) {
   if (stopped_) return nullptr;
   Chunk* chunk = free_chunks_.back();
   free_chunks_.pop_back();
-  chunk->pages = 0;
+  chunk->pages = chunk->runs = 0;
   return chunk;
 }
 

@@ -28,6 +28,7 @@
 #include "ckpt/format.h"
 #include "ckpt/mapping.h"
 #include "ckpt/pages.h"
+#include "ckpt/seed.h"
 #include "primary/core.h"
 
 namespace remusd::primary {
@@ -36,10 +37,13 @@ inline constexpr uint32_t kChunkPages = ckpt::kMaxPagesPerFrame;
 inline constexpr size_t kChunkDataBytes = kChunkPages * kPageSize;
 inline constexpr size_t kMinChunks = 2;
 
-/// Copies of up to 256 pages of one epoch, ascending.
+/// Copies of up to 256 pages of one epoch, ascending. Or, when it has runs, pages that the backup has: then
+/// the numbers are so many pairs of first page and count, and nothing was copied.
 struct Chunk {
   uint64_t epoch = 0;
   uint32_t pages = 0;
+  uint32_t runs = 0;
+  ckpt::PageDigest digest;      // with runs: KEEP's
   std::span<uint64_t> numbers;  // kChunkPages
   std::span<std::byte> data;    // kChunkDataBytes
 };

@@ -106,6 +106,33 @@ class Backup(unittest.TestCase):
             self.assertEqual(found["faults"], [])
 
 
+class Resync(unittest.TestCase):
+    """What a host keeps of a guest that it lost spares the guest's way back most of the first sync."""
+
+    def test_guest_goes_back_and_only_what_differs_is_sent(self):
+        chosen = options()
+        with World(protection(chosen)) as world:
+            client = boot(world, chosen)
+            protect(world)
+            whole = world.a.status()["resync"]
+            self.assertEqual(whole["pages_total"], 0)
+            world.b.must("failover", "vm1")
+            world.a.wait_state("fenced")
+            wait_until("the guest's memory to be kept",
+                       lambda: world.a.status()["residue_bytes"] > whole["sent_bytes"] // 2, 10)
+            world.b.must("protect", "vm1", "--peer", "a", "--timeout", "60s", timeout=70)
+            found = world.b.status()["resync"]
+            differing = found["pages_total"] - found["pages_matched"]
+            self.assertGreater(found["pages_matched"], 0.8 * found["pages_total"], found)
+            self.assertLess(found["sent_bytes"], whole["sent_bytes"] // 2, (whole, found))
+            print(f"resync: {found['sent_bytes']} bytes for {differing} pages of {found['pages_total']}; "
+                  f"at first {whole['sent_bytes']} bytes", file=sys.stderr)
+            self.assertEqual(world.a.status()["residue_bytes"], 0)
+            begin, end = world.b.kill()
+            self.assertTrue(go_on(client, end), "the session did not go on")
+            self.assertEqual(complaints(client.ask(f"finish {begin} {end}")), [])
+
+
 class Stream(unittest.TestCase):
     def test_recorded_stream_satisfies_the_independent_decoder(self):
         chosen = options()

@@ -38,6 +38,8 @@ struct Script {
   uint64_t wrong_digest_at = 0;
   bool want_files = true;
   uint64_t features = ckpt::kFeatureDelta;  // an older backup has none
+  std::vector<ckpt::Bytes> seeds;           // SEED bodies that follow READY
+  std::vector<ckpt::Bytes> late_seeds;      // that come with the first acknowledgement
 };
 
 class FakeBackup {
@@ -124,6 +126,10 @@ class FakeBackup {
   void ack(uint64_t epoch) {
     const uint64_t wrong = script_.wrong_digest_at == epoch ? 1 : 0;
     if (script_.lose_ack_of == epoch) return;
+    if (epoch == 1) {
+      for (const ckpt::Bytes& seed : script_.late_seeds)
+        EXPECT_TRUE(link_->append(FrameType::seed, 0, seed).ok());
+    }
     send(FrameType::ack, epoch, ckpt::Ack{digests_[epoch] + wrong, epoch});
     if (script_.twice_ack_of == epoch) send(FrameType::ack, epoch, ckpt::Ack{digests_[epoch], epoch});
   }
@@ -209,6 +215,7 @@ class FakeBackup {
     }
     send(FrameType::ready, 0, ckpt::Ready{memory_.size() * 2, memory_.size()});
     ready_ = true;
+    for (const ckpt::Bytes& seed : script_.seeds) EXPECT_TRUE(link_->append(FrameType::seed, 0, seed).ok());
     return script_.die_after_ready ? die() : Status();
   }
 

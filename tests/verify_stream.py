@@ -7,7 +7,8 @@ usage: verify_stream.py [--memory-pages N] [--allow-cut] FILE
 FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and
 exits 0, or prints one line that says what is wrong and where, and exits 1. The image is built as the backup
 builds it, from all that came; the summary tells its digest: XXH3-64 over the pages that are not zero, in
-order, each as its number (u64) and its content. Written from FORMAT.md alone.
+order, each as its number (u64) and its content. Pages that the backup had before and that were never sent are
+counted as `kept`; they are not in the digest. Written from FORMAT.md alone.
 Needs python3-xxhash and python3-lz4.
 """
 import argparse
@@ -31,14 +32,15 @@ MAX_TEXT = 1 << 20
 MAX_STRING = 4096
 LINE, WORD = 64, 8
 MAX_DELTA = 8 + PAGE // LINE + PAGE
-FEATURE_DELTA = 1
+MAX_SEED_PAGES = 4096
+FEATURE_DELTA, FEATURE_SEED = 1, 2
 
 NAMES = dict(enumerate(
     ("HELLO", "REFUSE", "DEFINITION", "NEED_FILES", "FILE", "FACTS", "READY", "PAGES", "DEVICE", "BASE",
      "COMMIT", "ACK", "GOODBYE", "ORDER"), start=1))
-NAMES |= {OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS", OPTIONAL | 4: "INPUT"}
-HELLO, PAGES, DEVICE, BASE, COMMIT = 1, 8, 9, 10, 11
-IN_EPOCH = (PAGES, DEVICE, BASE, COMMIT)
+NAMES |= {48: "SEED", 49: "KEEP", OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS", OPTIONAL | 4: "INPUT"}
+HELLO, PAGES, DEVICE, BASE, COMMIT, KEEP = 1, 8, 9, 10, 11, 49
+IN_EPOCH = (PAGES, KEEP, DEVICE, BASE, COMMIT)
 
 
 class Violation(Exception):
@@ -194,6 +196,8 @@ class Stream:
         self.phase = "start"  # start, hello, definition, facts, over
         self.standing = False  # the guest's last epoch here was committed
         self.epoch = 0  # last committed
+        self.seeds = False  # as deltas
+        self.kept = set()  # pages that the backup had: their content is not in the stream
         self.deltas = False  # offered by the primary, who sends none that the backup did not agree on
         self.pages = {"zero": 0, "raw": 0, "lz4": 0, "delta": 0, "delta_lz4": 0}
         self.image = {}  # pages that are not zero
@@ -236,7 +240,7 @@ class Stream:
         require(handler is not None, "the primary never sends this record")
         handler(body)
         body.end()
-        if kind in (PAGES, DEVICE, BASE):
+        if kind in (PAGES, KEEP, DEVICE, BASE):
             self.epoch_frames += 1
             self.digest = xxh3(struct.pack("<QQ", self.digest, checksum))
 
@@ -248,6 +252,7 @@ class Stream:
         features, required = body.number("Q", "features"), body.number("Q", "features_required")
         require(required & ~features == 0, "features_required is not within features")
         self.deltas = features & FEATURE_DELTA != 0
+        self.seeds = features & FEATURE_SEED != 0
         body.take(16, "session")
         require(body.number("Q", "generation") == self.generation, "generation differs from the header's")
         for field in ("node", "vm", "software"):
@@ -307,8 +312,30 @@ class Stream:
             name = {0: "zero", 1: "raw", 2: "lz4", 16: "delta", 17: "delta_lz4"}.get(encoding)
             require(name is not None, f"page {page} has unknown encoding {encoding}")
             self.image[page] = self.content(page, name, payload)
+            self.kept.discard(page)
             self.pages[name] += 1
         self.epoch_pages += count
+
+    def on_keep(self, body):
+        require(self.seeds, "KEEP, which the primary did not offer")
+        require(self.epoch == 0, "KEEP after the first epoch")
+        count = body.number("I", "runs")
+        require(body.number("I", "reserved") == 0, "reserved is not 0")
+        body.take(16, "digest")
+        following, pages = 0, 0
+        for _ in range(count):
+            first, size = body.number("Q", "first"), body.number("Q", "count")
+            require(first >= following and size >= 1, f"the run of {size} pages at {first} is out of order")
+            following = first + size
+            pages += size
+            require(pages <= MAX_SEED_PAGES, "too many pages in a frame")
+            require(self.memory_pages is None or following <= self.memory_pages,
+                    f"page {following - 1} lies outside the memory")
+            run = set(range(first, following))
+            require(not run & self.kept and not run & self.image.keys(),
+                    f"a page from {first} on was kept or sent before")
+            self.kept |= run
+        require(pages > 0, "KEEP keeps nothing")
 
     def content(self, page, name, payload):
         size = len(payload)
@@ -322,6 +349,7 @@ class Stream:
         if name == "lz4":
             return decode(payload, PAGE)
         require(self.deltas, f"page {page} is a delta, which the primary did not offer")
+        require(page not in self.kept, f"page {page} is a delta against a content that was never sent")
         delta = decode_at_most(payload, MAX_DELTA) if name == "delta_lz4" else payload
         return changed(self.image.get(page, bytes(PAGE)), delta)
 
@@ -408,7 +436,8 @@ def verify(file, memory_pages, allow_cut):
         offset += HEADER.size + len(data)
     require(stream.frames > 0, "the stream is empty")
     return {"frames": stream.frames, "epochs": stream.epoch, "pages": stream.pages,
-            "sent_bytes": offset, "generation": stream.generation, "image": stream.image_digest()}
+            "kept": len(stream.kept), "sent_bytes": offset, "generation": stream.generation,
+            "image": stream.image_digest()}
 
 
 def main():

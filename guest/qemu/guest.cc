@@ -305,6 +305,10 @@ Status QemuGuest::destroy() {
   return machine_->destroy();
 }
 
+Residue QemuGuest::take_memory() {
+  return {std::move(machine_->ram.file), std::move(machine_->ram.mapping)};
+}
+
 Status QemuGuest::power_button() {
   const std::lock_guard lock(machine_->mutex);
   return machine_->general->call("system_powerdown").status();

@@ -43,6 +43,7 @@ class QemuGuest : public Guest {
   Result<std::vector<std::byte>> base_stream() override;
 
   Status destroy() override;
+  Residue take_memory() override;
   Status power_button() override;
   std::vector<Event> take_events() override;
   Status announce() override;

@@ -111,26 +111,6 @@ Result<Ram> open_ram(int pid, uint64_t bytes, const std::string& mem_path, bool 
   return ram;
 }
 
-Status populated_pages(int fd, uint64_t bytes, PageSet* pages) {
-  pages->clear();
-  off_t at = 0;
-  const auto end = static_cast<off_t>(bytes);
-  while (at < end) {
-    const off_t data = ::lseek(fd, at, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    if (data < 0) return Status::from_errno("look for data in the guest's RAM file");
-    off_t hole = ::lseek(fd, data, SEEK_HOLE);
-    if (hole < 0) return Status::from_errno("look for holes in the guest's RAM file");
-    hole = std::min(hole, end);
-    if (data >= hole) break;  // Data that appeared behind the end, or vanished again.
-    const uint64_t first = static_cast<uint64_t>(data) / kPageSize;
-    const uint64_t last = (static_cast<uint64_t>(hole) + kPageSize - 1) / kPageSize;
-    pages->push_back({first, last - first});
-    at = hole;
-  }
-  return {};
-}
-
 Status clear_pages(int fd, uint64_t bytes) {
   if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes)) != 0) {
     return Status::from_errno("clear the standby's RAM");

@@ -23,9 +23,6 @@ struct Ram {
 /// or `mem_path` when it is not empty. Fails with `unsafe` when there is none or not exactly one.
 Result<Ram> open_ram(int pid, uint64_t bytes, const std::string& mem_path, bool writable);
 
-/// Replaces *pages by those that the file holds (all others are zero). `bytes` is the file's size.
-Status populated_pages(int fd, uint64_t bytes, PageSet* pages);
-
 /// Gives every page of the file back: it reads as zeros then.
 Status clear_pages(int fd, uint64_t bytes);
 

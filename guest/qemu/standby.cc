@@ -80,4 +80,9 @@ Status QemuStandby::destroy() {
   return machine_ ? machine_->destroy() : Status();
 }
 
+Residue QemuStandby::take_memory() {
+  if (!machine_) return {};
+  return {std::move(machine_->ram.file), std::move(machine_->ram.mapping)};
+}
+
 }  // namespace remusd::guest::qemu

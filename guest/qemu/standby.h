@@ -24,6 +24,7 @@ class QemuStandby : public Standby {
   Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
                                                  std::span<const std::byte> device) override;
   Status destroy() override;
+  Residue take_memory() override;
 
  private:
   Status load(int stream);

@@ -72,7 +72,8 @@ class SimStandby : public Standby {
 
   Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
                                                  std::span<const std::byte> device) override {
-    if (!memory_) return Status(Code::unavailable, "simulated standby: it is spent or has been destroyed");
+    if (!memory_ || destroyed_)
+      return Status(Code::unavailable, "simulated standby: it is spent or has been destroyed");
     SimMemory memory = *std::move(memory_);
     memory_.reset();
     image_ = {};
@@ -86,10 +87,18 @@ class SimStandby : public Standby {
   }
 
   Status destroy() override {
-    memory_.reset();
+    destroyed_ = true;
     image_ = {};
     cards_.cards.clear();
     return {};
+  }
+
+  Residue take_memory() override {
+    REMUSD_ASSERT(destroyed_, "only what nobody uses any more is taken");
+    if (!memory_) return {};
+    Residue left = (*std::move(memory_)).leave();
+    memory_.reset();
+    return left;
   }
 
  private:
@@ -98,6 +107,7 @@ class SimStandby : public Standby {
   std::optional<SimMemory> memory_;
   std::span<std::byte> image_;
   Cards cards_;
+  bool destroyed_ = false;
 };
 
 }  // namespace

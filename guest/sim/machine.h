@@ -76,6 +76,8 @@ class SimMachine {
   const SimConfig& config() const { return config_; }
   std::span<const std::byte> memory() const { return memory_.outside(); }
   uint64_t counter() const;  // as it stands in memory
+  /// The machine's end.
+  Residue leave_memory() { return std::move(memory_).leave(); }
 
  private:
   SimMachine(const SimConfig& config, SimMemory memory);

@@ -8,6 +8,7 @@
 #include "ckpt/mapping.h"
 #include "ckpt/scoped_fd.h"
 #include "ckpt/status.h"
+#include "guest/residue.h"
 
 namespace remusd::guest::sim {
 
@@ -20,6 +21,8 @@ class SimMemory {
 
   std::span<std::byte> inside() const { return inside_.bytes(); }
   std::span<std::byte> outside() const { return outside_.bytes(); }
+  /// Hands the file over; the memory must not be used any more.
+  Residue leave() && { return {std::move(fd_), std::move(outside_)}; }
 
  private:
   SimMemory(ScopedFd fd, Mapping inside, Mapping outside);

@@ -163,6 +163,12 @@ Status SimGuest::destroy() {
   return {};
 }
 
+Residue SimGuest::take_memory() {
+  const Lock lock(*this);
+  REMUSD_ASSERT(destroyed_, "only what nobody uses any more is taken");
+  return machine_.leave_memory();
+}
+
 Status SimGuest::power_button() {
   const Lock lock(*this);
   if (destroyed_) return gone();

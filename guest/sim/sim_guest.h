@@ -40,6 +40,7 @@ class SimGuest : public Guest {
   Status resume() override;
   Result<std::vector<std::byte>> base_stream() override;
   Status destroy() override;
+  Residue take_memory() override;
   /// The machine halts; the event is powered_off.
   Status power_button() override;
   std::vector<Event> take_events() override;
