@@ -479,6 +479,7 @@ void Receiver::publish(bool tell) {
     snapshot.generation = core_.generation();
     snapshot.acked = core_.acked();
     snapshot.applied = core_.applied();
+    snapshot.standby_pid = standby_ ? standby_->pid() : 0;
     snapshot.last_heard = core_.last_heard();
     snapshot.promote_seconds = promote_seconds_;
     snapshot.memory_bytes = options_.link.send_queue_bytes + options_.link.receive_buffer_bytes;

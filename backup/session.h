@@ -57,6 +57,7 @@ struct Snapshot {
   uint64_t received = 0, acked = 0, applied = 0;  // epochs
   uint64_t sync_received_bytes = 0;
   uint64_t staged_bytes = 0, staging_limit_bytes = 0;
+  int standby_pid = 0;  // of the hypervisor process that waits; 0: none
   Time last_heard{};
   double promote_seconds = 0;  // decision won to guest running; 0 before
   uint64_t memory_bytes = 0;

@@ -10,7 +10,7 @@ namespace remusd::control {
 void add_start(CLI::App& app, CliContext& context) {
   struct Flags {
     std::string vm, definition;
-    bool dry_run = false;
+    bool force = false, dry_run = false;
   };
   const auto flags = std::make_shared<Flags>();
   CLI::App* verb =
@@ -19,10 +19,13 @@ void add_start(CLI::App& app, CliContext& context) {
   add_vm(verb, &flags->vm);
   verb->add_option("--definition", flags->definition,
                    "The guest's TOML file (default: NAME.toml of guests_dir)");
+  verb->add_flag("--force", flags->force,
+                 "Start it although a peer may hold a newer state of it. Danger: what that peer "
+                 "acknowledged, and clients were told, is lost");
   add_dry_run(verb, &flags->dry_run);
   verb->callback([flags, &context] {
     context.action = [flags, &context]() -> int {
-      nlohmann::json arguments{{"dry_run", flags->dry_run}};
+      nlohmann::json arguments{{"dry_run", flags->dry_run}, {"force", flags->force}};
       if (!flags->definition.empty()) {
         const auto definition = load_guest_file(flags->definition);
         if (!definition.ok()) {

@@ -47,8 +47,8 @@ int status(const CliContext& context, const std::string& vm) {
 }
 
 // States that a guest leaves only by another command.
-int hopeless(const std::string& wanted, const std::string& state) {
-  if (wanted != "protected" && wanted != "standby") return kDone;
+int hopeless(const std::string& wanted, const std::string& state, bool reprotecting) {
+  if ((wanted != "protected" && wanted != "standby") || reprotecting) return kDone;
   if (state == "unprotected") return kUnprotected;
   return state == "fenced" || state == "failed" ? kFailed : kDone;
 }
@@ -69,7 +69,9 @@ int wait(const CliContext& context, const std::string& vm, const std::string& wa
       }
       return kDone;
     }
-    if (const int code = hopeless(wanted, state); code != kDone) {
+    const bool reprotecting =
+        !unknown && reply.body.contains("reprotect") && !reply.body["reprotect"].is_null();
+    if (const int code = hopeless(wanted, state, reprotecting); code != kDone) {
       std::fprintf(stderr, "remusd: wait %s: it is %s and will not become %s by itself: %s\n", vm.c_str(),
                    state.c_str(), wanted.c_str(), reply.body.value("reason", "").c_str());
       return code;
@@ -81,6 +83,19 @@ int wait(const CliContext& context, const std::string& vm, const std::string& wa
     }
     std::this_thread::sleep_for(kLook);
   }
+}
+
+void print_reprotect(const nlohmann::json& plan) {
+  std::printf("  reprotect   by node %s, %" PRIu64 " attempts, ", plan.value("peer", "").c_str(),
+              number(plan, "attempts"));
+  const double next_ms = plan.value("next_in_ms", 0.0);
+  if (next_ms > 0) {
+    std::printf("next in %.1f s", next_ms / 1e3);
+  } else {
+    std::printf("one under way");
+  }
+  const std::string error = plan.value("last_error", "");
+  std::printf("%s%s\n", error.empty() ? "" : ": ", error.c_str());
 }
 
 }  // namespace
@@ -114,9 +129,16 @@ void print_guest(const nlohmann::json& guest) {
     std::printf("  promoted in %.1f ms\n", guest.value("promote_ms", 0.0));
   if (guest.value("switchover_ms", 0.0) > 0)
     std::printf("  stood for %.1f ms when it was handed over\n", guest.value("switchover_ms", 0.0));
+  const nlohmann::json events = guest.value("guest", nlohmann::json::object());
+  const bool panicked = events.value("panicked", false);
+  if (const uint64_t reboots = number(events, "reboots"); reboots > 0 || panicked) {
+    std::printf("  guest       rebooted %" PRIu64 " times%s\n", reboots,
+                panicked ? ", its system panicked" : "");
+  }
   if (const std::string reason = guest.value("reason", ""); !reason.empty()) {
     std::printf("  reason      %s\n", reason.c_str());
   }
+  if (guest.contains("reprotect") && guest["reprotect"].is_object()) print_reprotect(guest["reprotect"]);
 }
 
 void print_table(const nlohmann::json& guests) {

@@ -136,6 +136,13 @@ Status read_file(const std::string& path, Config* config, std::string* arbiter_a
                         integer_field("residue_s", 0, 86400, &config->residue_s),
                         choice_field("tracker", {"auto", "async", "sync"}, &config->tracker),
                         integer_field("arbiter_timeout_ms", 10, 600000, &config->arbiter_timeout_ms),
+                        integer_field("ack_timeout_ms", 100, 600000, &config->ack_timeout_ms),
+                        choice_field("when_slow", {"stretch", "unprotect"}, &config->when_slow),
+                        integer_field("slow_after_ms", 100, 600000, &config->slow_after_ms),
+                        integer_field("slow_bound_ms", 10, 60000, &config->slow_bound_ms),
+                        bool_field("reprotect", &config->reprotect),
+                        integer_field("reprotect_min_ms", 10, 600000, &config->reprotect_min_ms),
+                        integer_field("reprotect_max_ms", 10, 3600000, &config->reprotect_max_ms),
                         text_field("record_path", &config->record_path)});
   };
   const auto qemu = [&](const toml::table& table) {

@@ -49,6 +49,12 @@ struct Config {
   int residue_s = 600;  // how long a lost guest's or replica's memory is kept; 0: not at all
   std::string tracker = "auto";
   int arbiter_timeout_ms = 2000;
+  int ack_timeout_ms = 10000;         // a backup that lives but acknowledges nothing for so long is lost
+  std::string when_slow = "stretch";  // or "unprotect"
+  int slow_after_ms = 5000;
+  int slow_bound_ms = 500;
+  bool reprotect = true;
+  int reprotect_min_ms = 1000, reprotect_max_ms = 30000;
   std::string record_path;
 
   std::string qemu_binary = "qemu-system-x86_64";

@@ -11,6 +11,7 @@
 
 #include "ckpt/link.h"
 #include "control/guest_file.h"
+#include "control/guest_state_file.h"
 #include "control/http_metrics.h"
 #include "control/local_api.h"
 #include "control/log.h"
@@ -127,6 +128,7 @@ Status Daemon::open_all() {
   using std::filesystem::perms;
   REMUSD_TRY(make_directory(config_.state_dir, perms::owner_all));
   REMUSD_TRY(make_directory(config_.state_dir + "/files", perms::owner_all));
+  REMUSD_TRY(make_directory(config_.state_dir + "/guests", perms::owner_all));
   REMUSD_TRY(make_directory(config_.runtime_dir, perms::owner_all));
   REMUSD_TRY(make_directory(std::filesystem::path(config_.api).parent_path().string(), perms::owner_all));
   REMUSD_ASSIGN(arbiter_, open_arbiter(config_));
@@ -138,6 +140,7 @@ Status Daemon::open_all() {
   context_ =
       std::make_unique<HostContext>(HostContext{config_, *arbiter_, metrics_, residues_, pool_.get_executor(),
                                                 [this](GuestHost& host) { retired(host); }});
+  inherit_guests();
   REMUSD_ASSIGN(api_, HttpServer::listen_unix(loop_, config_.api, make_local_api(*this)));
   if (!config_.metrics.empty()) {
     REMUSD_ASSIGN(web_, HttpServer::listen_tcp(loop_, config_.metrics, make_http_metrics(*this)));
@@ -145,6 +148,18 @@ Status Daemon::open_all() {
   REMUSD_ASSIGN(peers_, PeerListener::start(loop_, pool_.get_executor(), config_, *arbiter_,
                                             [this](const std::string& vm) { return find_or_make(vm); }));
   return {};
+}
+
+// Before anybody can ask for anything: what an earlier daemon left is looked at first.
+void Daemon::inherit_guests() {
+  for (const std::string& vm : saved_guests(config_.state_dir, kMaxGuests)) {
+    auto left = load_guest_state(config_.state_dir, vm);
+    if (!left.ok()) {
+      log(LogLevel::error, {vm}, "not taken over: " + left.status().message());
+    } else if (auto host = find_or_make(vm); host.ok()) {
+      (*host)->inherit(*std::move(left));
+    }
+  }
 }
 
 void Daemon::run() {
@@ -263,6 +278,8 @@ void Daemon::command_start(const std::string& vm, const nlohmann::json& argument
                            std::function<void(Reply)> done) {
   const auto dry_run = argument(arguments, "dry_run", false);
   if (!dry_run.ok()) return done(dry_run.status());
+  const auto force = argument(arguments, "force", false);
+  if (!force.ok()) return done(force.status());
   if (!is_name(vm)) return done(Status(Code::invalid, "guest name '" + vm + "' must be " + kNameRule));
   Result<guest::Definition> definition = Status(Code::not_found, "");
   if (const auto given = arguments.find("definition"); given != arguments.end()) {
@@ -285,8 +302,9 @@ void Daemon::command_start(const std::string& vm, const nlohmann::json& argument
   }
   auto host = find_or_make(vm);
   if (!host.ok()) return done(host.status().with_context("start " + vm));
-  asio::post((*host)->strand(), [host = *host, definition = *std::move(definition), dry_run = *dry_run,
-                                 done = std::move(done)] { done(host->start(definition, dry_run)); });
+  asio::post((*host)->strand(),
+             [host = *host, definition = *std::move(definition), force = *force, dry_run = *dry_run,
+              done = std::move(done)] { done(host->start(definition, force, dry_run)); });
 }
 
 void Daemon::stop() {

@@ -47,6 +47,7 @@ class Daemon {
  private:
   explicit Daemon(Config config);
   Status open_all();
+  void inherit_guests();
   void command_start(const std::string& vm, const nlohmann::json& arguments, std::function<void(Reply)> done);
   std::shared_ptr<GuestHost> find(const std::string& vm) const;
   Result<std::shared_ptr<GuestHost>> find_or_make(const std::string& vm);

@@ -9,7 +9,6 @@
 #include "control/duration.h"
 #include "control/log.h"
 #include "control/pace.h"
-#include "control/running_file.h"
 
 namespace remusd::control {
 namespace {
@@ -33,7 +32,10 @@ GuestHost::GuestHost(std::string name, HostContext& context)
     : name_(std::move(name)),
       context_(context),
       strand_(boost::asio::make_strand(context.pool)),
-      metrics_(context.metrics.add_vm(name_)) {
+      metrics_(context.metrics.add_vm(name_)),
+      reprotect_({.enabled = context.config.reprotect,
+                  .first = std::chrono::milliseconds(context.config.reprotect_min_ms),
+                  .limit = std::chrono::milliseconds(context.config.reprotect_max_ms)}) {
   rest_.vm = name_;
   rest_.node = context.config.node;
 }
@@ -60,11 +62,17 @@ Status GuestHost::not_here(const std::string& what) const {
 
 Reply GuestHost::stop(bool graceful, Duration patience, bool dry_run) {
   settle();
+  if (leftover_ && !dry_run) {
+    if (Status gone = end_process(*leftover_); !gone.ok()) return gone.with_context("stop " + name_);
+    drop_leftover("stopped", "stopped by command");
+    return done(status());
+  }
   if (guest_ == nullptr) return not_here("stop");
   if (dry_run) {
     return would(std::string(protection() ? "unprotect and " : "") +
                  (graceful ? "press the power button of " : "end ") + name_);
   }
+  stop_reprotecting();
   if (protection() != nullptr) {
     const Reply ended = unprotect("the guest is being stopped", false);
     if (!ended.status.ok()) return ended;
@@ -91,6 +99,7 @@ Reply GuestHost::stop(bool graceful, Duration patience, bool dry_run) {
     reason = "powered off";
   }
   if (Status gone = guest_->destroy(); !gone.ok()) return gone.with_context("stop " + name_);
+  if (record_names_peer_) disown_replicas();
   lose_guest("stopped", reason);
   return done(status());
 }
@@ -124,6 +133,10 @@ primary::Options GuestHost::protection_options(const std::string& peer,
   options.heartbeat_interval = std::chrono::milliseconds(config.heartbeat_ms);
   options.heartbeat_lost = config.heartbeat_lost;
   options.arbiter_timeout = config.arbiter_timeout();
+  options.ack_timeout = std::chrono::milliseconds(config.ack_timeout_ms);
+  options.slow.unprotect = config.when_slow == "unprotect";
+  options.slow.after = std::chrono::milliseconds(config.slow_after_ms);
+  options.slow.bound = std::chrono::milliseconds(config.slow_bound_ms);
   options.staging_bytes = static_cast<size_t>(config.staging_mib) << 20;
   options.shadow_bytes = static_cast<size_t>(config.shadow_mib) << 20;
   options.record_path = config.record_path;
@@ -139,6 +152,7 @@ primary::Callbacks GuestHost::protection_callbacks(uint64_t id) {
     const std::lock_guard lock(mutex_);
     window_.add(sample);
   };
+  callbacks.on_guest_event = [this](const guest::Event& event) { on_guest_event(event); };
   callbacks.on_arbiter_request = [this](Duration took) { metrics_->on_arbiter_request(took); };
   callbacks.on_state = [this, weak, id](const primary::Snapshot& snapshot) {
     on_protection_state(id, snapshot);
@@ -153,42 +167,56 @@ primary::Callbacks GuestHost::protection_callbacks(uint64_t id) {
 
 Reply GuestHost::protect(const std::string& peer, const primary::PaceOptions& pace, bool dry_run) {
   settle();
+  if (!dry_run && replace_attempt(peer, pace)) return done(status());
   if (Status fit = check_protect(peer); !fit.ok()) return fit;
-  const primary::Options options = protection_options(peer, pace);
   if (dry_run) {
-    return would("protect " + name_ + " on node '" + peer + "' at " + options.peer_address + " with " +
-                 describe(pace));
+    return would("protect " + name_ + " on node '" + peer + "' at " + context_.config.peers.at(peer) +
+                 " with " + describe(pace));
   }
+  stop_reprotecting();
+  if (Status begun = begin_protection(peer, pace, false); !begun.ok()) return begun;
+  return done(status());
+}
+
+Status GuestHost::begin_protection(const std::string& peer, const primary::PaceOptions& pace,
+                                   bool automatic) {
+  const primary::Options options = protection_options(peer, pace);
   uint64_t id = 0;
   {
     const std::lock_guard lock(mutex_);
     id = ++rest_.protection_id;
+    automatic_ = automatic;
     last_protection_ = {};
     logged_state_ = primary::State::failed;
   }
   auto started = primary::Protection::start(*guest_, definition_, *net_, context_.arbiter, options,
                                             protection_callbacks(id));
-  if (!started.ok()) return started.status().with_context("protect " + name_);
-  {
-    const std::lock_guard lock(mutex_);
-    protection_ = *std::move(started);
-    window_.clear();
-    rest_.peer = peer;
-    rest_.pace = pace;
-    rest_.reason.clear();
-    rest_.reason_code.clear();
+  const std::lock_guard lock(mutex_);
+  if (!started.ok()) {
+    automatic_ = false;
+    return started.status().with_context("protect " + name_);
   }
-  return done(status());
+  protection_ = *std::move(started);
+  window_.clear();
+  rest_.peer = peer;
+  rest_.pace = pace;
+  rest_.reason.clear();
+  rest_.reason_code.clear();
+  return {};
 }
 
 // Any thread of the Protection.
 void GuestHost::on_protection_state(uint64_t id, const primary::Snapshot& snapshot) {
   const std::lock_guard lock(mutex_);
   if (id != rest_.protection_id) return;
-  if (!is_final(last_protection_.state)) last_protection_ = snapshot;
+  if (!is_final(last_protection_.state)) {
+    last_protection_ = snapshot;
+    if (is_final(snapshot.state)) plan_reprotect(snapshot);
+  }
   changed_.notify_all();
   if (snapshot.state == logged_state_) return;
   logged_state_ = snapshot.state;
+  if (snapshot.state == primary::State::protecting) reprotect_.held(Clock::now());
   std::string message = "protection: " + std::string(primary::to_string(snapshot.state));
   if (!snapshot.end.message().empty()) message += ": " + snapshot.end.message();
   const bool bad = snapshot.state == primary::State::fenced || snapshot.state == primary::State::frozen ||
@@ -225,6 +253,8 @@ void GuestHost::settle() {
     if (last.forced) claim_.emplace(context_.arbiter, name_, context_.config.node, last.generation);
   }
   ended.reset();  // joins, unless status() holds it for another moment
+  // No checkpoint was sent, so the arbiter was not asked: its record still names the peer.
+  if (last.state == primary::State::unprotected && last.sent == 0) disown_replicas();
   metrics_->on_aborted(last.sealed - last.acked);
   if (last.state == primary::State::fenced) {
     lose_guest("fenced", last.end.message());
@@ -233,6 +263,8 @@ void GuestHost::settle() {
       log(LogLevel::error, {name_, last.generation, 0}, "destroy what the guest left: " + gone.message());
     }
     lose_guest("stopped", last.end.message());
+  } else {
+    (void)end_powered_off();
   }
 }
 
@@ -240,8 +272,15 @@ Reply GuestHost::unprotect(const std::string& reason, bool dry_run) {
   settle();
   if (guest_ == nullptr) return not_here("unprotect");
   const auto live = protection();
-  if (live == nullptr) return Reply::not_protected("unprotect " + name_ + ": it is not protected");
+  if (live == nullptr && !reprotecting()) {
+    return Reply::not_protected("unprotect " + name_ + ": it is not protected");
+  }
   if (dry_run) return would("end the protection of " + name_ + " and destroy its replica");
+  stop_reprotecting();
+  if (live == nullptr) {
+    remember();
+    return done(status());
+  }
   live->unprotect(reason);
   if (!wait_protection_end(kEndPatience)) {
     return Status(Code::timed_out, "unprotect " + name_ + ": the arbiter (" + context_.arbiter.describe() +
@@ -249,6 +288,8 @@ Reply GuestHost::unprotect(const std::string& reason, bool dry_run) {
   }
   const std::string state = status().state;
   settle();
+  stop_reprotecting();
+  remember();
   if (state == "fenced") {
     return Status(Code::unsafe,
                   "unprotect " + name_ + ": the backup won the right to run; " + status().reason);

@@ -5,6 +5,7 @@
 //
 //   nothing --start--> running --protect--> (Protection's states) --> unprotected --protect--> ...
 //   nothing --admit--> (Session's states) --promoted--> unprotected        any --stop--> stopped
+//   left by an earlier daemon: frozen --the arbiter names us--> running, unprotected   --another--> fenced
 //   protected --lost the right to run--> fenced (the guest is gone)
 //
 // Always: a guest and a live session never exist together; a Protection lives only beside its guest and is
@@ -28,8 +29,10 @@
 #include "control/config.h"
 #include "control/epoch_window.h"
 #include "control/exit_code.h"
+#include "control/guest_state_file.h"
 #include "control/guest_status.h"
 #include "control/metrics.h"
+#include "control/reprotect.h"
 #include "control/residue.h"
 #include "control/session_slot.h"
 #include "netbuf/net_buffer.h"
@@ -59,8 +62,8 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   const std::string& name() const { return name_; }
   Strand& strand() { return strand_; }
 
-  // Commands, on the strand. `dry_run` checks what can be checked and changes nothing.
-  Reply start(const guest::Definition& definition, bool dry_run);
+  // Commands, on the strand. `dry_run` changes nothing; `force`: although a peer may hold a newer replica.
+  Reply start(const guest::Definition& definition, bool force, bool dry_run);
   Reply stop(bool graceful, Duration patience, bool dry_run);
   Reply protect(const std::string& peer, const primary::PaceOptions& pace, bool dry_run);
   Reply unprotect(const std::string& reason, bool dry_run);
@@ -70,10 +73,14 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   Reply force_unprotect(bool dry_run);
   Reply bench_floor(int count);
 
+  /// Before any other call: an earlier daemon left this behind.
+  void inherit(GuestState left);
+
   // On the strand: what time and others bring.
   void poll();
   void adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted> promoted);
   void session_ended(const SessionSlot& slot);  // after the session was joined
+  void standby_started(int pid);
   /// Ends protection in order and lets go of the guest without ending it, where it has a process of its own.
   /// False when protection would not end: then the process must end without destroying this host.
   bool shut_down();
@@ -90,16 +97,31 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   Residues& residues() { return context_.residues; }
 
  private:
-  Status check_start(const guest::Definition& definition);
+  Status check_start(const guest::Definition& definition, bool force);
   Status start_guest(const guest::Definition& wanted);
+  void take_guest(const guest::Definition& definition, bool launched, std::unique_ptr<guest::Guest> guest,
+                  std::unique_ptr<netbuf::NetBuffer> net);
+  void settle_leftover();
+  Status adopt_leftover();
+  void keep_leftover(const Status& why);
+  void drop_leftover(const std::string& state, const std::string& reason);
+  void remember();
+  void save(GuestState now);
   Result<std::unique_ptr<netbuf::NetBuffer>> open_gates(guest::Guest& guest);
   Status win_right_to_run();
   Status check_protect(const std::string& peer) const;
+  Status begin_protection(const std::string& peer, const primary::PaceOptions& pace, bool automatic);
+  bool replace_attempt(const std::string& peer, const primary::PaceOptions& pace);
   primary::Options protection_options(const std::string& peer, const primary::PaceOptions& pace) const;
   primary::Callbacks protection_callbacks(uint64_t id);
   void on_protection_state(uint64_t id, const primary::Snapshot& snapshot);
   bool wait_protection_end(Duration patience);
   void settle();
+  void plan_reprotect(const primary::Snapshot& last);  // mutex_ is held
+  void reprotect_when_due();
+  void stop_reprotecting();
+  bool reprotecting() const;
+  void disown_replicas();
   Reply failover_primary();
   Reply failover_backup(const std::shared_ptr<backup::Session>& session);
   Reply wait_session_end(const std::string& what);
@@ -107,10 +129,13 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   void finish_promotion();
   void lose_guest(const std::string& state, const std::string& reason);
   void watch_guest();
+  void on_guest_event(const guest::Event& event);
+  bool end_powered_off();
   void retire_if_idle();
   std::shared_ptr<primary::Protection> protection() const;
   Status not_here(const std::string& what) const;
   void fill_primary(const primary::Snapshot& snapshot, GuestStatus* status) const;
+  void fill_reprotect(GuestStatus* status) const;
   static void fill_backup(const backup::Snapshot& snapshot, GuestStatus* status);
 
   const std::string name_;
@@ -123,13 +148,22 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   std::unique_ptr<guest::Guest> guest_;
   std::unique_ptr<netbuf::NetBuffer> net_;
   std::optional<Claim> claim_;
+  bool launched_ = false;  // we, or an earlier daemon of this node, started its process
+  GuestState saved_;       // as last written
+  std::optional<GuestState> leftover_;
+  Time leftover_next_{};
+  Duration leftover_wait_{};
+  bool record_names_peer_ = false;  // which has no replica: the arbiter's record is to be won anew
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;  // last_protection_ or session_'s state
   // Guarded by mutex_ from here on; protection_ and has_guest_ are changed on the strand only.
-  bool has_guest_ = false, starting_ = false, retired_ = false;
+  bool has_guest_ = false, has_leftover_ = false, starting_ = false, retired_ = false;
   bool ever_protected_ = false;
   std::shared_ptr<primary::Protection> protection_;
+  bool automatic_ = false, powered_off_ = false;  // we began it ourselves; by the guest
+  Time last_reset_{};
+  Reprotect reprotect_;
   primary::Snapshot last_protection_;
   primary::State logged_state_ = primary::State::failed;
   std::shared_ptr<SessionSlot> session_;

@@ -7,45 +7,51 @@
 #include <algorithm>
 #include <cerrno>
 #include <thread>
+#include <utility>
 
+#include "control/driver_options.h"
 #include "control/guest_host.h"
 #include "control/log.h"
-#include "control/running_file.h"
+#include "control/pace.h"
 
 namespace remusd::control {
 namespace {
 
 constexpr std::chrono::milliseconds kBenchSpacing{25};
 constexpr std::chrono::seconds kShutDownPatience{8};
-
-guest::DriverOptions driver_options(const Config& config) {
-  guest::DriverOptions options;
-  options.runtime_dir = config.runtime_dir;
-  options.qemu_binary = config.qemu_binary;
-  options.tracker = config.tracker;
-  options.qmp_timeout_ms = config.qmp_timeout_ms;
-  return options;
-}
+constexpr std::chrono::seconds kOneReboot{2};
 
 }  // namespace
 
-Status GuestHost::check_start(const guest::Definition& definition) {
+Status GuestHost::check_start(const guest::Definition& definition, bool force) {
   const std::string what = "start " + name_;
   if (guest_ != nullptr) return {Code::exists, what + ": it already runs here"};
   {
     const std::lock_guard lock(mutex_);
+    if (has_leftover_) return {Code::unavailable, what + ": " + rest_.reason};
     if (session_ != nullptr) {
       return {Code::unsafe, what + ": this node holds its replica; 'remusd failover " + name_ +
                                 "' runs it here, 'remusd unprotect' on its primary drops the replica"};
     }
   }
-  if (definition.attach_qmp.empty()) REMUSD_TRY(check_not_running(context_.config.runtime_dir, name_));
+  const auto other = load_guest_state(context_.config.state_dir, name_);
+  if (definition.attach_qmp.empty() && other.ok() && !other->standby && lives(*other)) {
+    return {Code::unsafe, what + ": it already runs here as process " + std::to_string(other->pid) +
+                              ", which this daemon does not have; end it, or restart the daemon"};
+  }
   auto record = context_.arbiter.read(name_, Clock::now() + context_.config.arbiter_timeout());
   if (!record.ok()) return record.status().with_context(what + ": read who may run it from the arbiter");
   if (record->has_value() && (*record)->owner != context_.config.node) {
     return {Code::unsafe, what + ": refused, node '" + (*record)->owner + "' owns it since generation " +
                               std::to_string((*record)->generation) +
                               "; protect it from there, then fail over"};
+  }
+  if (record->has_value() && !(*record)->peer.empty() && !force) {
+    return {Code::unsafe, what + ": refused, node '" + (*record)->peer +
+                              "' may hold a newer state of it (it protected generation " +
+                              std::to_string((*record)->generation) +
+                              ", which did not end in order); see 'remusd status " + name_ +
+                              "' there, or give that state up with start --force"};
   }
   return {};
 }
@@ -56,6 +62,7 @@ Status GuestHost::win_right_to_run() {
                                           began + context_.config.arbiter_timeout());
   metrics_->on_arbiter_request(Clock::now() - began);
   if (!won.ok()) return won.status();
+  record_names_peer_ = false;
   const std::lock_guard lock(mutex_);
   rest_.generation = *won;
   return {};
@@ -91,10 +98,17 @@ Status GuestHost::start_guest(const guest::Definition& wanted) {
     }
     return net.status();
   }
-  remember_running(context_.config.runtime_dir, name_, guest->pid());
+  take_guest(definition, !attaching, std::move(guest), *std::move(net));
+  remember();
+  return {};
+}
+
+void GuestHost::take_guest(const guest::Definition& definition, bool launched,
+                           std::unique_ptr<guest::Guest> guest, std::unique_ptr<netbuf::NetBuffer> net) {
   definition_ = definition;
+  launched_ = launched;
   guest_ = std::move(guest);
-  net_ = *std::move(net);
+  net_ = std::move(net);
   context_.residues.drop(name_);
   metrics_->reset_net();
   const std::lock_guard lock(mutex_);
@@ -109,10 +123,9 @@ Status GuestHost::start_guest(const guest::Definition& wanted) {
   rest_.generation = generation;
   rest_.protection_id = id;
   rest_.pid = guest_->pid();
-  return {};
 }
 
-Reply GuestHost::start(const guest::Definition& definition, bool dry_run) {
+Reply GuestHost::start(const guest::Definition& definition, bool force, bool dry_run) {
   settle();
   {
     const std::lock_guard lock(mutex_);
@@ -120,7 +133,7 @@ Reply GuestHost::start(const guest::Definition& definition, bool dry_run) {
       return Status(Code::unavailable, "start " + name_ + ": its replica is just going; try again");
     starting_ = true;  // No session is admitted from here on.
   }
-  Status outcome = check_start(definition);
+  Status outcome = check_start(definition, force);
   if (outcome.ok() && !dry_run) outcome = start_guest(definition).with_context("start " + name_);
   {
     const std::lock_guard lock(mutex_);
@@ -147,9 +160,11 @@ void GuestHost::lose_guest(const std::string& state, const std::string& reason) 
   if (state == "fenced") context_.residues.put(name_, guest_->take_memory(), Clock::now());
   guest_.reset();
   claim_.reset();
-  forget_running(context_.config.runtime_dir, name_);
+  save({});
   const std::lock_guard lock(mutex_);
   has_guest_ = false;
+  reprotect_.clear();
+  powered_off_ = false;
   rest_.state = state;
   rest_.reason = reason;
   rest_.pid = 0;
@@ -157,14 +172,53 @@ void GuestHost::lose_guest(const std::string& state, const std::string& reason) 
   log(LogLevel::warn, {name_, rest_.generation, 0}, "the guest is gone (" + state + "): " + reason);
 }
 
+// The strand, or the epoch thread.
+void GuestHost::on_guest_event(const guest::Event& event) {
+  const std::lock_guard lock(mutex_);
+  if (event.kind == guest::EventKind::rebooted) {
+    // Firmware resets the machine once more on its way up: one reboot.
+    const Time before = std::exchange(last_reset_, Clock::now());
+    if (last_reset_ - before < kOneReboot) return;
+  }
+  metrics_->on_guest_event(event.kind);
+  switch (event.kind) {
+    case guest::EventKind::rebooted:
+      ++rest_.reboots;
+      rest_.panicked = false;
+      break;
+    case guest::EventKind::panicked:
+      rest_.panicked = true;
+      break;
+    case guest::EventKind::powered_off:
+      powered_off_ = true;
+      break;
+    case guest::EventKind::exited:
+      break;
+  }
+  const bool bad = event.kind == guest::EventKind::panicked || event.kind == guest::EventKind::exited;
+  log(bad ? LogLevel::warn : LogLevel::info, {name_, rest_.generation, 0}, "guest event: " + event.detail);
+}
+
+// A guest that powered itself off is stopped here, as by command. True when it was so.
+bool GuestHost::end_powered_off() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!powered_off_ || protection_ != nullptr) return false;
+  }
+  if (Status gone = guest_->destroy(); !gone.ok()) log(LogLevel::warn, {name_}, gone.message());
+  lose_guest("stopped", "the guest powered off");
+  return true;
+}
+
 // While a Protection lives its epoch thread takes the events; afterwards nobody else does.
 void GuestHost::watch_guest() {
   if (guest_ == nullptr || protection() != nullptr) return;
   std::string gone;
   for (const guest::Event& event : guest_->take_events()) {
-    log(LogLevel::info, {name_}, "guest event: " + event.detail);
+    on_guest_event(event);
     if (event.kind == guest::EventKind::exited) gone = event.detail.empty() ? "it exited" : event.detail;
   }
+  if (end_powered_off()) return;
   const int pid = guest_->pid();
   if (gone.empty() && pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) gone = "its process has gone";
   if (gone.empty()) return;
@@ -173,6 +227,7 @@ void GuestHost::watch_guest() {
 }
 
 void GuestHost::poll() {
+  settle_leftover();
   {
     const std::lock_guard lock(mutex_);
     if (retired_) return;
@@ -186,6 +241,8 @@ void GuestHost::poll() {
   }
   watch_guest();
   settle_claim();
+  reprotect_when_due();
+  remember();
   metrics_->on_status(status());
 }
 
@@ -193,10 +250,13 @@ Status GuestHost::admit(std::shared_ptr<SessionSlot> slot, const std::string& pe
   const std::lock_guard lock(mutex_);
   const std::string node = "node '" + context_.config.node + "' ";
   if (retired_) return {Code::unavailable, node + "is just dropping an older replica; try again"};
-  if (has_guest_ || starting_) return {Code::unsafe, node + "runs a guest named " + name_ + " itself"};
+  // These end by themselves: who asks has won the right to run, so what is here has lost it, or soon will.
+  if (has_guest_ || has_leftover_ || starting_) {
+    return {Code::unavailable, node + "still runs a guest named " + name_ + " itself; try again"};
+  }
   if (session_ != nullptr) {
-    return {Code::unsafe, node + "already holds a replica of " + name_ + " (" +
-                              std::string(status_word(session_->last().state)) + ")"};
+    return {Code::unavailable, node + "already holds a replica of " + name_ + " (" +
+                                   std::string(status_word(session_->last().state)) + ")"};
   }
   session_ = std::move(slot);
   rest_ = {};
@@ -214,7 +274,7 @@ void GuestHost::adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted>
   definition_ = std::move(promoted->definition);
   context_.residues.drop(name_);
   metrics_->reset_net();
-  remember_running(context_.config.runtime_dir, name_, guest_->pid());
+  launched_ = true;
   const int pid = guest_->pid();
   {
     const std::lock_guard lock(mutex_);
@@ -225,6 +285,10 @@ void GuestHost::adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted>
     rest_.generation = promoted->generation;
     rest_.pid = pid;
     window_.clear();
+  }
+  remember();  // Only the strand takes the session away, and only once it has ended.
+  {
+    const std::lock_guard lock(mutex_);
     if (session_ != nullptr && session_->id == slot.id) return;  // its end is still to be told
   }
   finish_promotion();
@@ -250,6 +314,7 @@ void GuestHost::session_ended(const SessionSlot& slot) {
     if (guest_ != nullptr) finish_promotion();
     return;
   }
+  if (guest_ == nullptr) save({});
   // A replica that failed after it had committed epochs is worth an operator's look; others just go.
   if (last.state == backup::State::failed && last.acked > 0) {
     const std::lock_guard lock(mutex_);
@@ -264,6 +329,11 @@ void GuestHost::finish_promotion() {
   rest_.role = "primary";
   rest_.state = "unprotected";
   ever_protected_ = true;
+  reprotect_.clear();
+  const auto pace = make_pace(context_.config, nlohmann::json::object());
+  if (!rest_.peer.empty() && pace.ok()) {
+    reprotect_.want({rest_.peer, *pace}, Status(Code::ok, rest_.reason), Clock::now());
+  }
   log(LogLevel::warn, {name_, rest_.generation, rest_.applied},
       "promoted in " + std::to_string(rest_.promote_ms) +
           " ms, the guest runs here unprotected: " + rest_.reason);
@@ -274,7 +344,7 @@ void GuestHost::retire_if_idle() {
     const std::lock_guard lock(mutex_);
     const bool telling = rest_.state == "fenced" || rest_.state == "failed";
     const bool was_here = rest_.role == "primary" && rest_.generation > 0;  // stopped: still told
-    if (has_guest_ || starting_ || session_ || telling || was_here || retired_) return;
+    if (has_guest_ || has_leftover_ || starting_ || session_ || telling || was_here || retired_) return;
     retired_ = true;
   }
   metrics_.reset();
@@ -306,6 +376,8 @@ Reply GuestHost::bench_floor(int count) {
 
 bool GuestHost::shut_down() {
   bool clean = true;
+  remember();  // with what is wanted of it, which ends here only for now
+  stop_reprotecting();
   if (const auto live = protection()) {
     live->unprotect("the daemon of node '" + context_.config.node + "' is being stopped");
     clean = wait_protection_end(kShutDownPatience);
@@ -314,6 +386,7 @@ bool GuestHost::shut_down() {
   }
   settle();
   if (!clean) return false;
+  if (record_names_peer_ && guest_ != nullptr) disown_replicas();
   net_.reset();
   // Dropping a Guest that we started would end it. Its process stays.
   if (guest_ != nullptr && guest_->pid() > 0) {

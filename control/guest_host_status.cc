@@ -31,6 +31,7 @@ GuestStatus GuestHost::status() const {
   now.commit_ms = quantiles(window.commit_ms());
   now.dirty_pages = quantiles(window.dirty_pages());
   if (protection != nullptr) fill_primary(protection->snapshot(), &now);
+  fill_reprotect(&now);
   if (slot != nullptr) {
     const auto session = slot->session();
     fill_backup(session != nullptr ? session->snapshot() : slot->last(), &now);
@@ -41,9 +42,10 @@ GuestStatus GuestHost::status() const {
 void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* status) const {
   status->live = !is_final(snapshot.state);
   status->state = status_word(snapshot.state);
-  if (snapshot.state == primary::State::unprotected && snapshot.acked == 0) {
+  if (snapshot.state == primary::State::unprotected) {
     const std::lock_guard lock(mutex_);
-    if (!ever_protected_) status->state = "running";
+    if (snapshot.acked == 0 && !ever_protected_) status->state = "running";
+    if (protection_ != nullptr && !is_final(last_protection_.state)) status->state = "deciding";
   }
   status->generation = snapshot.generation;
   status->sealed = snapshot.sealed;
@@ -51,6 +53,7 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
   status->acked = snapshot.acked;
   status->released = snapshot.released;
   status->epochs_by_reason = snapshot.epochs_by_reason;
+  status->slow = snapshot.slow && status->live;
   status->tracker = snapshot.tracker;
   status->switchover_ms = snapshot.switchover_seconds * 1e3;
   status->sync_sent_pages = snapshot.sync_sent_pages;
@@ -69,6 +72,17 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
     status->reason = snapshot.end.message();
     status->reason_code = to_string(snapshot.end.code());
   }
+}
+
+// After what the engine says: whoever sees the end of a protection sees what follows from it, too.
+void GuestHost::fill_reprotect(GuestStatus* status) const {
+  const std::lock_guard lock(mutex_);
+  status->reprotect.wanted = reprotect_.wanted();
+  if (!reprotect_.wanted()) return;
+  status->reprotect.peer = reprotect_.target().peer;
+  status->reprotect.attempts = reprotect_.attempts();
+  status->reprotect.next_in = reprotect_.next_in(Clock::now());
+  status->reprotect.last_error = reprotect_.last_error();
 }
 
 void GuestHost::fill_backup(const backup::Snapshot& snapshot, GuestStatus* status) {

@@ -5,6 +5,18 @@ namespace remusd::control {
 
 using nlohmann::json;
 
+namespace {
+
+json reprotect_json(const ReprotectStatus& reprotect) {
+  if (!reprotect.wanted) return nullptr;
+  return {{"peer", reprotect.peer},
+          {"attempts", reprotect.attempts},
+          {"next_in_ms", to_ms(reprotect.next_in)},
+          {"last_error", reprotect.last_error}};
+}
+
+}  // namespace
+
 json to_json(const GuestStatus& status) {
   json reasons;
   uint64_t stretched = 0;
@@ -57,6 +69,9 @@ json to_json(const GuestStatus& status) {
       {"staging_bytes", {{"used", status.staging_used_bytes}, {"limit", status.staging_limit_bytes}}},
       {"shadow_bytes", {{"used", status.shadow_used_bytes}, {"limit", status.shadow_limit_bytes}}},
       {"heartbeat_rtt_ms", status.heartbeat_rtt_seconds * 1e3},
+      {"slow", status.slow},
+      {"guest", {{"reboots", status.reboots}, {"panicked", status.panicked}}},
+      {"reprotect", reprotect_json(status.reprotect)},
   };
 }
 

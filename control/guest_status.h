@@ -26,6 +26,15 @@ struct Quantiles {
   double p50 = 0, p99 = 0, max = 0;
 };
 
+/// The next automatic protection, where one is wanted.
+struct ReprotectStatus {
+  bool wanted = false;
+  std::string peer;
+  uint64_t attempts = 0;
+  Duration next_in{};  // zero: an attempt is under way
+  std::string last_error;
+};
+
 struct GuestStatus {
   std::string vm, node;
   std::string role = "primary";  // or "backup"
@@ -50,7 +59,11 @@ struct GuestStatus {
   uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};
   double heartbeat_rtt_seconds = 0;
-  bool live = false;  // a protection or a session goes on
+  bool live = false;      // a protection or a session goes on
+  bool slow = false;      // the backup is, at present
+  uint64_t reboots = 0;   // of the guest, since it came to run here
+  bool panicked = false;  // its system did, and has not rebooted since
+  ReprotectStatus reprotect;
 };
 
 nlohmann::json to_json(const GuestStatus& status);

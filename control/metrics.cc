@@ -105,6 +105,15 @@ struct Metrics::Families {
   Family<Histogram>& arbiter =
       histogram("remusd_arbiter_request_seconds", "How long requests to the arbiter took.");
   Family<Counter>& failovers = counter("remusd_failovers_total", "Promotions on this node by reason.");
+  Family<Counter>& reprotects =
+      counter("remusd_reprotect_attempts_total", "Attempts to protect the guest again without an operator.");
+  Family<Gauge>& slow =
+      gauge("remusd_backup_slow", "1 while the backup, or the way to it, is slower than the setting allows.");
+  Family<Counter>& guest_events = counter(
+      "remusd_guest_events_total",
+      "What the guest did by itself: rebooted, powered_off, panicked, exited (its hypervisor ended).");
+  Family<Gauge>& reprotect_wanted = gauge(
+      "remusd_reprotect_wanted", "1 while the guest is to be protected again without an operator, else 0.");
   Family<Gauge>& promote =
       gauge("remusd_promotion_seconds", "From the right to run to the running guest, last time.");
   Family<Gauge>& resync_pages =
@@ -213,6 +222,14 @@ struct VmMetrics::Series {
   Histogram& arbiter = histogram(families.arbiter, kSeconds);
   Counter& failover_lost = counter(families.failovers, "reason", "primary_lost");
   Counter& failover_ordered = counter(families.failovers, "reason", "ordered");
+  Counter& reprotects = add(families.reprotects, {});
+  std::array<Counter*, 4> guest_events{// by guest::EventKind
+                                       &counter(families.guest_events, "event", "rebooted"),
+                                       &counter(families.guest_events, "event", "powered_off"),
+                                       &counter(families.guest_events, "event", "panicked"),
+                                       &counter(families.guest_events, "event", "exited")};
+  Gauge& slow = add(families.slow, {});
+  Gauge& reprotect_wanted = add(families.reprotect_wanted, {});
   Gauge& promote = add(families.promote, {});
   Gauge& resync_total = gauge(families.resync_pages, "kind", "total");
   Gauge& resync_matched = gauge(families.resync_pages, "kind", "matched");
@@ -259,6 +276,14 @@ void VmMetrics::on_failover(const std::string& reason) {
   (reason == "ordered" ? series_->failover_ordered : series_->failover_lost).Increment();
 }
 
+void VmMetrics::on_guest_event(guest::EventKind kind) {
+  series_->guest_events[static_cast<size_t>(kind)]->Increment();
+}
+
+void VmMetrics::on_reprotect() {
+  series_->reprotects.Increment();
+}
+
 void VmMetrics::on_aborted(uint64_t count) {
   series_->aborted.Increment(static_cast<double>(count));
 }
@@ -297,6 +322,8 @@ void VmMetrics::on_status(const GuestStatus& status) {
   s.resync_total.Set(static_cast<double>(status.resync_pages_total));
   s.resync_matched.Set(static_cast<double>(status.resync_pages_matched));
   s.resync_sent.Set(static_cast<double>(status.resync_sent_bytes));
+  s.slow.Set(status.slow ? 1 : 0);
+  s.reprotect_wanted.Set(status.reprotect.wanted ? 1 : 0);
   s.memory_all.Set(static_cast<double>(status.memory_bytes));
   s.memory_staging.Set(static_cast<double>(status.staging_used_bytes));
   s.memory_shadow.Set(static_cast<double>(status.shadow_used_bytes));

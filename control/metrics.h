@@ -43,6 +43,9 @@ class VmMetrics {
   void on_epoch(const EpochSample& sample);
   void on_arbiter_request(Duration took);
   void on_failover(const std::string& reason);  // a name out of a few
+  void on_guest_event(guest::EventKind kind);
+  /// An automatic protection was tried.
+  void on_reprotect();
   /// `count` epochs were sealed but will never be acknowledged.
   void on_aborted(uint64_t count);
   /// Totals and the new hold times as NetBuffer::stats() gives them.

@@ -5,6 +5,7 @@
 #include <boost/asio/post.hpp>
 
 #include "control/address.h"
+#include "control/driver_options.h"
 #include "control/log.h"
 #include "control/toml_reader.h"
 
@@ -22,10 +23,7 @@ backup::Options session_options(const Config& config) {
   options.heartbeat_interval = std::chrono::milliseconds(config.heartbeat_ms);
   options.heartbeat_lost = config.heartbeat_lost;
   options.arbiter_timeout = config.arbiter_timeout();
-  options.driver.runtime_dir = config.runtime_dir;
-  options.driver.qemu_binary = config.qemu_binary;
-  options.driver.tracker = config.tracker;
-  options.driver.qmp_timeout_ms = config.qmp_timeout_ms;
+  options.driver = driver_options(config);
   options.net.limit_bytes = static_cast<size_t>(config.packet_buffer_mib) << 20;
   options.files_dir = config.state_dir + "/files";
   const bool any = std::any_of(config.fences.begin(), config.fences.end(),
@@ -128,7 +126,11 @@ backup::Callbacks PeerListener::callbacks(const std::shared_ptr<SessionSlot>& sl
   callbacks.on_state = [this, slot](const backup::Snapshot& snapshot) {
     const bool news = snapshot.state != slot->last().state;
     slot->set_last(snapshot);
-    if (const auto host = host_of(slot->id)) host->session_changed();
+    if (const auto host = host_of(slot->id)) {
+      host->session_changed();
+      const int pid = snapshot.state == backup::State::syncing ? snapshot.standby_pid : 0;
+      if (news && pid > 0) asio::post(host->strand(), [host, pid] { host->standby_started(pid); });
+    }
     if (news) {
       std::string message = "session: " + std::string(backup::to_string(snapshot.state));
       if (!snapshot.end.message().empty()) message += ": " + snapshot.end.message();

@@ -44,6 +44,11 @@ Result<std::unique_ptr<Guest>> attach(const Definition& definition, const Driver
   return is_sim(definition) ? sim::attach(definition, options) : qemu::attach(definition, options);
 }
 
+Result<std::unique_ptr<Guest>> adopt(const Definition& definition, const DriverOptions& options, int pid) {
+  if (is_sim(definition)) return Status(Code::unsupported, "a sim guest ends with its daemon");
+  return qemu::adopt(definition, options, pid);
+}
+
 Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options) {
   return is_sim(definition) ? sim::prepare(definition, options) : qemu::prepare(definition, options);
 }

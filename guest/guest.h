@@ -140,6 +140,10 @@ Result<Definition> describe(const Definition& definition, const DriverOptions& o
 /// Takes over a guest that already runs (attach_qmp); the definition is one that describe() completed. Its
 /// process is not ours: destroy() ends it, dropping the Guest does not.
 Result<std::unique_ptr<Guest>> attach(const Definition& definition, const DriverOptions& options);
+/// Takes over a guest that an earlier daemon of this host started or promoted, from the same definition and
+/// options, and left running as process `pid`. It is ours again, as after start(). Changes nothing when it
+/// fails.
+Result<std::unique_ptr<Guest>> adopt(const Definition& definition, const DriverOptions& options, int pid);
 /// Makes a Standby that waits for restore_and_run(). Network cards are not connected to anything yet.
 Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options);
 

@@ -445,6 +445,7 @@ void Capture::flush(bool wake) {
 /// Looks at what the guest did by itself. False when protection must end.
 bool Capture::guest_goes_on() {
   for (const guest::Event& event : guest_.take_events()) {
+    if (options_.on_event) options_.on_event(event);
     switch (event.kind) {
       case guest::EventKind::rebooted:
         base_wanted_ = true;  // Firmware may have rewritten what the base stream carries.
@@ -453,8 +454,7 @@ bool Capture::guest_goes_on() {
         finish(Ending::guest_left, Status(Code::ok, "the guest powered off: " + event.detail));
         return false;
       case guest::EventKind::panicked:
-        finish(Ending::guest_left, Status(Code::ok, "the guest panicked: " + event.detail));
-        return false;
+        break;  // As a machine would: what follows is its own affair.
       case guest::EventKind::exited:
         finish(Ending::guest_gone, Status(Code::unavailable, "the guest exited: " + event.detail));
         return false;

@@ -15,6 +15,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -35,6 +36,7 @@ struct CaptureOptions {
   uint64_t sync_threshold_pages = 2048;
   int sync_rounds = 8;
   bool seed = false;  // the backup tells what it has: wait for seeded() before the first pass
+  std::function<void(const guest::Event&)> on_event;  // as Callbacks::on_guest_event; may be empty
 };
 
 class Capture {
@@ -42,7 +44,7 @@ class Capture {
   enum class Ending {
     asked,        // request_stop() or staging stopped
     guest_gone,   // its process ended
-    guest_left,   // it powered off or panicked: protection makes no sense any more
+    guest_left,   // it powered off: protection makes no sense any more
     guest_error,  // a driver call failed: the guest's state is unknown
   };
   struct Outcome {

@@ -50,7 +50,8 @@ bool Core::final() const {
 bool Core::may_send() const {
   if (!link_up_) return false;
   if (state_ == State::syncing || state_ == State::protecting) return true;
-  return state_ == State::deciding && intent_ == Intent::order && !order_sent_;
+  const bool ordering = intent_ == Intent::order || intent_ == Intent::hand_over;
+  return state_ == State::deciding && ordering && !order_sent_;
 }
 
 void Core::check() const {
@@ -184,6 +185,8 @@ void Core::lose(const Status& why, Duration head_start, Time now, Actions* out) 
     stop_epochs(out);
     ask_at_ = now + head_start;
     ask_when_due(now, out);
+  } else if (intent_ == Intent::hand_over) {
+    abandon(out);
   }
   // Else the arbiter is being asked already: its answer decides.
 }
@@ -285,6 +288,10 @@ Actions Core::arbiter(const arbiter::Answer& answer, Time now) {
     return out;
   }
   // Unknown, or a record that is missing or rolled back: neither side is known to have won. Never guess.
+  if (intent_ == Intent::gone) {
+    abandon(&out);
+    return out;
+  }
   note_ = !answer.why.ok() ? answer.why.message()
                            : "the arbiter's record is missing or older than generation " +
                                  std::to_string(config_.generation) + ": restore it";
@@ -308,7 +315,8 @@ Actions Core::epochs_stopped(Time now) {
 }
 
 void Core::order_when_drained(Actions* out) {
-  if (intent_ != Intent::order || order_sent_ || !link_up_ || epochs_running_ || sent_ != sealed_) return;
+  const bool ordering = intent_ == Intent::order || intent_ == Intent::hand_over;
+  if (!ordering || order_sent_ || !link_up_ || epochs_running_ || sent_ != sealed_) return;
   order_sent_ = true;
   out->add(Kind::send_order);
 }
@@ -340,9 +348,36 @@ void Core::fence(const arbiter::Record& winner, Actions* out) {
   enter(State::fenced, out);
 }
 
+/// Nothing is left to run here, and the backup may have a committed epoch: what counts is that it runs that.
+void Core::abandon(Actions* out) {
+  fenced_ = true;
+  out->add(Kind::fence);
+  stop_epochs(out);
+  drop_link(out);
+  ask_at_.reset();
+  order_deadline_.reset();
+  check();
+  enter(State::failed, out);
+}
+
 Actions Core::guest_gone(const Status& why, Time now) {
   Actions out;
-  leave(Intent::gone, why, now, &out);
+  if (final()) return out;
+  if (sent_ == 0 || asking_ || won_) {  // The backup has nothing, or the answer decides.
+    leave(Intent::gone, why, now, &out);
+    return out;
+  }
+  end_ = Status(why.code(), why.message() + "; node " + config_.peer + " may take over");
+  intent_ = Intent::hand_over;
+  ask_at_.reset();
+  if (!link_up_ || acked_ == 0) {  // Told by the link's end, if at all.
+    abandon(&out);
+    return out;
+  }
+  if (!order_deadline_) order_deadline_ = now + config_.order_timeout;
+  enter(State::deciding, &out);
+  stop_epochs(&out);
+  order_when_drained(&out);
   return out;
 }
 
@@ -354,10 +389,17 @@ Actions Core::guest_error(const Status& why, Time now) {
   return out;
 }
 
+Actions Core::too_slow(const Status& why, Time now) {
+  Actions out;
+  if (state_ == State::protecting && intent_ == Intent::none) leave(Intent::leave, why, now, &out);
+  return out;
+}
+
 Actions Core::unprotect(const std::string& reason, Time now) {
   Actions out;
   if (intent_ == Intent::none || intent_ == Intent::order)
     leave(Intent::leave, Status(Code::ok, reason), now, &out);
+  if (intent_ == Intent::hand_over && !final()) abandon(&out);  // Ending the link tells the backup as well.
   return out;
 }
 
@@ -394,7 +436,7 @@ Actions Core::order_switchover(Time now) {
 Actions Core::force() {
   Actions out;
   const bool deciding = state_ == State::deciding || state_ == State::frozen;
-  if (!deciding || intent_ == Intent::order || won_) {
+  if (!deciding || won_ || (intent_ != Intent::lost && intent_ != Intent::leave)) {
     note_ = "force refused: the right to run is not being decided";
     return out;
   }

@@ -11,18 +11,20 @@
 //        v                          | won, epochs stopped  | lost
 //   unprotected                unprotected (or failed)   fenced
 //
-// Why somebody leaves protection (intent): lost (contact ended), leave (orderly: the arbiter first, then
-// goodbye), order (failover or switchover: ORDER is sent once everything sealed is sent; the arbiter only
-// after the backup went away, so that it has a head start), gone (the guest ended). In a switchover the guest
-// stands after its last epoch; it is let run here only when the right to run was won back.
+// Why somebody leaves protection (intent): lost (contact ended), leave (the arbiter, then goodbye), order
+// (failover or switchover: ORDER once all sealed is sent; the arbiter only after the backup went away: a head
+// start), gone (the guest ended while the arbiter was asked), hand_over (it ended and the backup may have it:
+// ORDER only). In a switchover the guest stands after its last epoch; it is let run here only when the right
+// to run was won back.
 //
 // Always:
 //   released <= acked <= sent <= sealed.
 //   pass_output is returned at most once, and only when no COMMIT was ever queued or the right to run was
 //   won, and only while no epoch thread runs (it could begin to hold again). fence is returned at most once
 //   and never together with pass_output; after either nothing is released. At most one ask_arbiter is
-//   unanswered. Only a record of a *higher* generation that is not ours fences: a record that is missing or
-//   rolled back freezes, because nobody is known to have won. After a final state no event has any effect.
+//   unanswered, and none follows the end of a guest that the backup may have. Only a record of a *higher*
+//   generation that is not ours fences: a record that is missing or rolled back freezes, because nobody is
+//   known to have won. After a final state no event has any effect.
 #pragma once
 
 #include <array>
@@ -68,9 +70,10 @@ class Core {
   // The epoch thread, in its order.
   void holding();
   void sealed(uint64_t epoch);
-  Actions sent(uint64_t epoch, uint64_t digest);  // its COMMIT frame was queued. REQUIRES: may_send()
-  Actions guest_gone(const Status& why, Time now);
+  Actions sent(uint64_t epoch, uint64_t digest);    // its COMMIT frame was queued. REQUIRES: may_send()
+  Actions guest_gone(const Status& why, Time now);  // it ended other than by its own will
   Actions guest_error(const Status& why, Time now);
+  Actions too_slow(const Status& why, Time now);  // the backup, by policy: leaves in order
   Actions epochs_stopped(Time now);
   // Time, the arbiter, operators.
   Actions tick(Time now);
@@ -103,7 +106,7 @@ class Core {
   uint64_t released_epoch() const { return released_; }
 
  private:
-  enum class Intent { none, lost, leave, order, gone };
+  enum class Intent { none, lost, leave, order, gone, hand_over };
 
   void enter(State state, Actions* out);
   void stop_epochs(Actions* out);
@@ -117,6 +120,7 @@ class Core {
   void order_when_drained(Actions* out);
   void conclude(Actions* out);
   void fence(const arbiter::Record& winner, Actions* out);
+  void abandon(Actions* out);
   void check() const;
 
   static constexpr size_t kDigests = 16;

@@ -27,6 +27,8 @@ struct PaceOptions {
   Duration epoch_min =
       std::chrono::milliseconds(2);  // between two epochs' starts when output ends them early
   double max_slowdown = 0;           // share of the guest's time that epochs may cost, 0 to 1; 0: no bound
+
+  bool operator==(const PaceOptions&) const = default;
 };
 
 class Pacer {

@@ -28,6 +28,9 @@ Status check_options(const Options& options) {
     return Status(Code::invalid,
                   "protect: a latency target is not negative, a slow-down lies within 0 and 1");
   }
+  if (options.ack_timeout <= Duration::zero() || options.slow.bound <= Duration::zero()) {
+    return Status(Code::invalid, "protect: the bounds for a slow backup must be positive");
+  }
   if (options.staging_bytes < kMinChunks * kChunkDataBytes) {
     return Status(Code::invalid,
                   "protect: staging_bytes must be at least " + std::to_string(kMinChunks * kChunkDataBytes));

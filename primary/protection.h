@@ -16,13 +16,15 @@
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
 #include "primary/pacer.h"
+#include "primary/slowness.h"
 
 namespace remusd::primary {
 
 /// protecting: the pair is whole and output is held. deciding: the backup is lost or we are leaving, output
 /// stays held, the arbiter is asked. frozen: its answer is unknown, asked again. The last three are final:
 /// unprotected: the guest runs on here and is heard (also when protection never came about: end tells why).
-/// fenced: another node runs it, our copy was destroyed. failed: the guest itself is gone.
+/// fenced: another node runs it, our copy was destroyed. failed: the guest itself is gone; the backup was
+/// told to take over when it had a checkpoint.
 enum class State { connecting, syncing, protecting, deciding, frozen, unprotected, fenced, failed };
 std::string_view to_string(State state);
 
@@ -37,6 +39,8 @@ struct Options {
   Duration connect_timeout = std::chrono::seconds(5);
   Duration handshake_timeout = std::chrono::seconds(60);  // the peer starts its standby meanwhile
   Duration arbiter_timeout = std::chrono::seconds(2);
+  Duration ack_timeout = std::chrono::seconds(10);  // a backup that lives but acknowledges nothing is lost
+  SlowOptions slow;
   size_t staging_bytes = 128u << 20;  // copies of dirty pages waiting to be shipped
   size_t shadow_bytes = 128u << 20;   // copies of what the backup has, for deltas; 0: no deltas
   bool seed = true;                   // ask the backup what it has, and send only what differs
@@ -58,6 +62,7 @@ struct Snapshot {
   bool forced = false;            // it runs alone on an operator's word
   double last_rtt_seconds = 0;
   Time last_ack{};
+  bool slow = false;                                              // the backup is, at present (slowness.h)
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};  // acknowledged ones
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
   uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;
@@ -71,6 +76,8 @@ struct Callbacks {
   std::function<void(const EpochSample&)> on_epoch;
   /// Any thread of the Protection, at each change of state; the last call carries a final state.
   std::function<void(const Snapshot&)> on_state;
+  /// Epoch thread, between two epochs: the guest did something by itself. Must not block.
+  std::function<void(const guest::Event&)> on_guest_event;
   /// Arbiter thread: how long a request took.
   std::function<void(Duration)> on_arbiter_request;
 };

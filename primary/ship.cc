@@ -29,6 +29,7 @@ CoreConfig core_config(const Ship::Config& config, const std::string& nonce) {
   core.heartbeat_interval = config.options.heartbeat_interval;
   core.heartbeat_lost = config.options.heartbeat_lost;
   core.handshake_timeout = config.options.handshake_timeout;
+  core.ack_timeout = config.options.ack_timeout;
   return core;
 }
 
@@ -40,7 +41,8 @@ Ship::Ship(guest::Guest& guest, netbuf::NetBuffer& net, arbiter::Arbiter& arbite
       arbiter_(arbiter),
       config_(std::move(config)),
       nonce_(arbiter::make_nonce()),
-      core_(core_config(config_, nonce_), Clock::now()) {}
+      core_(core_config(config_, nonce_), Clock::now()),
+      slowness_(config_.options.slow) {}
 
 Ship::~Ship() {
   REMUSD_ASSERT(!thread_.joinable(), "quit() comes before the end");
@@ -394,6 +396,7 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
 void Ship::on_epoch(const EpochSample& sample) {
   ++epochs_by_reason_[static_cast<size_t>(sample.reason)];
   if (capture_) capture_->acknowledged(sample.commit);
+  if (sample.epoch > 1) slowness_.acknowledged(sample, Clock::now());
   if (config_.callbacks.on_epoch) config_.callbacks.on_epoch(sample);
 }
 
@@ -407,6 +410,10 @@ void Ship::tick(Time now) {
         now));
   }
   carry_out(core_.tick(now));
+  if (core_.state() != State::protecting) return;
+  const bool waiting = core_.acked_epoch() < core_.sent_epoch();
+  const Status slow = slowness_.tick(waiting ? std::optional<Time>(last_ack_) : std::nullopt, now);
+  if (!slow.ok()) carry_out(core_.too_slow(slow.with_context("backup " + config_.options.peer), now));
 }
 
 void Ship::carry_out(const Actions& actions) {
@@ -422,6 +429,7 @@ void Ship::carry_out(const Action& action) {
       options.sync_threshold_pages = config_.options.sync_threshold_pages;
       options.sync_rounds = config_.options.sync_rounds;
       options.seed = seed_ != nullptr;
+      options.on_event = config_.callbacks.on_guest_event;
       capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
       epochs_gone_ = false;
       capture_->start();
@@ -519,6 +527,7 @@ void Ship::publish() {
     snapshot_.forced = core_.forced();
     snapshot_.switchover_seconds = switchover_seconds_;
     snapshot_.last_ack = last_ack_;
+    snapshot_.slow = slowness_.slow();
     snapshot_.epochs_by_reason = epochs_by_reason_;
     snapshot_.staging_used_bytes = staging_->used_bytes();
     if (shadow_) snapshot_.shadow_used_bytes = shadow_->used_bytes();

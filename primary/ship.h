@@ -118,6 +118,7 @@ class Ship {
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason_{};
   double switchover_seconds_ = 0;
   Status stands_;  // why a guest that was won back could not be let run
+  Slowness slowness_;
   std::thread arbiter_thread_;
 
   std::atomic<ckpt::Link*> wake_link_{nullptr};

@@ -72,7 +72,8 @@ class CommandLine(unittest.TestCase):
 
 class TwoDaemons(unittest.TestCase):
     def setUp(self):
-        self.pair = Pair()
+        # What happens by itself is control_roles_test.py's: here only commands change something.
+        self.pair = Pair("[protection]\nheartbeat_lost = 25\nreprotect = false\n")
         self.addCleanup(self.pair.close)
         self.a, self.b = self.pair.a, self.pair.b
 

@@ -1,7 +1,7 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// Runs tests/control_cli_test.py and tests/control_grafana_test.py, which drive real daemons as an operator
-// would.
+// Runs tests/control_cli_test.py, control_roles_test.py and control_grafana_test.py, which drive real daemons
+// as an operator would.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -23,6 +23,10 @@ int run_python(const std::string& script) {
 
 TEST(ControlEndToEnd, OperatorsCommandsDoWhatTheySayOnTwoDaemons) {
   EXPECT_EQ(run_python("control_cli_test.py"), 0);
+}
+
+TEST(ControlEndToEnd, RolesComeAndGoWithoutAnOperator) {
+  EXPECT_EQ(run_python("control_roles_test.py"), 0);
 }
 
 TEST(ControlEndToEnd, MetricsAndDashboardsAreCleanOnALivePair) {

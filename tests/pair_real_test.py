@@ -30,6 +30,11 @@ def options(**changes):
     return argparse.Namespace(**fields)
 
 
+def alone(chosen):
+    """[protection] with which nothing protects the winner again: it is to be seen alone."""
+    return {**protection(chosen), "reprotect": False}
+
+
 def lost_packets(host):
     """Packets of the guest that the gates gave up, by the daemon's own count."""
     counters = ("remusd_netbuf_dropped_packets_total", "remusd_netbuf_discarded_packets_total")
@@ -218,7 +223,7 @@ class Split(unittest.TestCase):
 
     def test_link_between_the_hosts_is_cut(self):  # [17]
         chosen = options()
-        with World(protection(chosen)) as world:
+        with World(alone(chosen)) as world:
             client = boot(world, chosen)
             protect(world)
             begin = time.monotonic()
@@ -227,7 +232,7 @@ class Split(unittest.TestCase):
 
     def test_primary_host_hangs_and_comes_back(self):  # [27, 38]
         chosen = options()
-        with World(protection(chosen)) as world:
+        with World(alone(chosen)) as world:
             client = boot(world, chosen)
             protect(world)
             begin = time.monotonic()
@@ -240,7 +245,7 @@ class Split(unittest.TestCase):
 
     def test_failover_by_command(self):
         chosen = options()
-        with World(protection(chosen)) as world:
+        with World(alone(chosen)) as world:
             client = boot(world, chosen)
             protect(world)
             begin = time.monotonic()

@@ -1,6 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// A primary core under test, and the answers that it may get.
+// The primary's core under test, with what it ordered so far.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@ using std::chrono::seconds;
 using Kind = Action::Kind;
 
 inline constexpr uint64_t kGeneration = 7;
-inline const Time kStart{seconds(1000)};
+inline constexpr Time kStart{seconds(1000)};
 
 inline uint64_t digest(uint64_t epoch) {
   return 1000 + epoch;

@@ -284,16 +284,5 @@ TEST(PrimaryCore, AFailoverDuringFirstSyncIsRefused) {
   EXPECT_FALSE(bench.core.note().empty());
 }
 
-TEST(PrimaryCore, AGuestThatExitedEndsAsFailedAfterTheRightIsWon) {
-  Bench bench;
-  bench.to_protecting();
-  bench.take(bench.core.guest_gone(Status(Code::unavailable, "the guest exited"), bench.now));
-  bench.stop();
-  EXPECT_EQ(bench.core.state(), State::deciding);
-  bench.take(bench.core.arbiter(won(), bench.now));
-  EXPECT_EQ(bench.core.state(), State::failed);
-  EXPECT_EQ(bench.count(Kind::send_goodbye), 1u);
-}
-
 }  // namespace
 }  // namespace remusd::primary

@@ -478,16 +478,24 @@ TEST_F(ProtectionTest, ADriverThatFailsEndsProtectionWithItsReason) {
   EXPECT_NE(protection_->snapshot().end.message().find("destroyed"), std::string::npos);
 }
 
-TEST_F(ProtectionTest, AGuestThatExitsFailsTheProtectionAndTellsTheBackup) {
+TEST_F(ProtectionTest, AGuestThatExitsFailsTheProtectionAndTheBackupIsToldToTakeOver) {
   backup();
-  ASSERT_TRUE(protect().ok());
-  ASSERT_TRUE(acks(3));
+  ASSERT_TRUE(protect().ok() && acks(3));
   guest_->happens(guest::EventKind::exited);
+  ASSERT_TRUE(wait_for([&] { return backup_->seen().order; }));
+  backup_.reset();  // It has taken over and closed the connection.
   ASSERT_TRUE(reaches(State::failed));
   EXPECT_NE(protection_->snapshot().end.message().find("the guest exited"), std::string::npos);
-  ASSERT_TRUE(wait_for([&] { return backup_->seen().ended; }));
-  EXPECT_NE(backup_->seen().goodbye.find("the guest exited"), std::string::npos);
-  EXPECT_EQ(arbiter_.record()->generation, 2u);
+  EXPECT_EQ(arbiter_.record()->generation, 1u) << "the right to run is left to the backup";
+}
+
+TEST_F(ProtectionTest, ASlowBackupIsLeftInOrderWhereThatIsThePolicy) {
+  options_.slow = {true, std::chrono::milliseconds(200), std::chrono::milliseconds(50)};
+  backup();
+  ASSERT_TRUE(protect().ok() && acks(3));
+  backup_->withhold = true;
+  ASSERT_TRUE(reaches(State::unprotected));
+  EXPECT_EQ(protection_->snapshot().end.code(), Code::timed_out);
 }
 
 TEST_F(ProtectionTest, AGuestThatRebootsSendsItsBaseStreamAgain) {

@@ -86,6 +86,8 @@ std::vector<std::string> build_command(const Definition& definition, const Drive
                         ",mac=" + nics[i].mac + ",bus=" + (q35 ? "pcie.0" : "pci.0") +
                         ",addr=" + slot.data() + ",romfile="});
   }
+  // A panic is the guest's own affair, as on a real machine.
+  add({"-action", "panic=none"});
   argv.insert(argv.end(), definition.extra_args.begin(), definition.extra_args.end());
   append_own_options(role, &argv);
   return argv;

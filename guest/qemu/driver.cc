@@ -54,6 +54,11 @@ Result<std::unique_ptr<Guest>> attach(const Definition& definition, const Driver
   return std::unique_ptr<Guest>(std::make_unique<QemuGuest>(std::move(machine)));
 }
 
+Result<std::unique_ptr<Guest>> adopt(const Definition& definition, const DriverOptions& options, int pid) {
+  REMUSD_ASSIGN(auto machine, rejoin(definition, options, pid));
+  return std::unique_ptr<Guest>(std::make_unique<QemuGuest>(std::move(machine)));
+}
+
 Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options) {
   REMUSD_ASSIGN(auto machine, launch(definition, options, Role::standby));
   return std::unique_ptr<Standby>(std::make_unique<QemuStandby>(std::move(machine)));

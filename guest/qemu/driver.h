@@ -18,6 +18,8 @@ Result<Definition> describe(const Definition& definition, const DriverOptions& o
 /// Accepts a definition with or without attach_command; reads the process itself when it is missing.
 Result<std::unique_ptr<Guest>> attach(const Definition& definition, const DriverOptions& options);
 
+Result<std::unique_ptr<Guest>> adopt(const Definition& definition, const DriverOptions& options, int pid);
+
 Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options);
 
 }  // namespace remusd::guest::qemu

@@ -332,8 +332,10 @@ std::vector<Event> QemuGuest::take_events() {
         // Firmware resets the machine once more on its way: one reboot, told once.
         if (!events.empty() && events.back().kind == EventKind::rebooted) continue;
         events.push_back({EventKind::rebooted, "the guest was reset (" + reason + ")"});
-      } else if (event.name == "GUEST_PANICKED" || reason == "guest-panic") {
+      } else if (event.name == "GUEST_PANICKED") {
         events.push_back({EventKind::panicked, "the guest's system panicked"});
+      } else if (reason == "guest-panic") {  // A QEMU that was told to end then.
+        events.push_back({EventKind::powered_off, "the guest's system panicked, and QEMU ended"});
       } else if (reason.starts_with("guest-")) {
         events.push_back({EventKind::powered_off, "the guest powered itself off (" + reason + ")"});
       }

@@ -70,6 +70,35 @@ Status finish(Machine* machine, bool writable) {
   return {};
 }
 
+/// What a machine that is launched here has, running or not: its cards, its files.
+Status describe_own(const Definition& definition, const DriverOptions& options, const Paths& paths,
+                    Machine* machine) {
+  REMUSD_ASSIGN(machine->tracker, tracker_kind(options.tracker));
+  machine->nics = nic_endpoints(definition, options);
+  if (!definition.attach_qmp.empty()) {  // Made for an attached guest: the same cards, under their own names.
+    REMUSD_ASSIGN(const auto originals, attached_nics(definition));
+    for (size_t i = 0; i < originals.size(); ++i) {
+      if (i >= machine->nics.size()) {
+        return {Code::corrupt, "definition: fewer cards than in attach_command"};
+      }
+      machine->nics[i].id = originals[i].id;
+      machine->nics[i].mac = originals[i].mac;
+    }
+  }
+  machine->save_path = save_path_beside(paths.monitor);
+  machine->own_files = {paths.monitor, paths.fast, machine->save_path};
+  for (const NicEndpoint& nic : machine->nics) machine->own_files.push_back(nic.socket_path);
+  return {};
+}
+
+/// A guest whose daemon died while its base stream was taken stands still, migrated away as QEMU believes.
+Status go_on(Qmp* qmp) {
+  REMUSD_ASSIGN(const nlohmann::json answer, qmp->call("query-status"));
+  const std::string status = text_member(answer, "status");
+  if (status == "inmigrate") return {Code::unsafe, "it waits for a promotion, there is no guest in it"};
+  return status == "postmigrate" ? qmp->call("cont").status() : Status();
+}
+
 Status connect_monitors(const Paths& paths, Duration timeout, Machine* machine) {
   REMUSD_ASSIGN(machine->general, Qmp::connect(paths.monitor, timeout, kStartTimeout));
   REMUSD_ASSIGN(machine->fast, Qmp::connect(paths.fast, timeout, kStartTimeout));
@@ -113,30 +142,18 @@ Result<std::unique_ptr<Machine>> launch(const Definition& definition, const Driv
                                         Role role) {
   REMUSD_ASSIGN(const Paths paths, paths_of(definition, options));
   auto machine = std::make_unique<Machine>();
-  REMUSD_ASSIGN(machine->tracker, tracker_kind(options.tracker));
-  machine->nics = nic_endpoints(definition, options);
+  REMUSD_TRY(describe_own(definition, options, paths, machine.get()));
   std::vector<std::string> argv;
   if (definition.attach_qmp.empty()) {
     argv = build_command(definition, options, machine->nics, role);
-  } else {  // The standby of an attached guest: the same cards, under their own names.
+  } else {
     REMUSD_ASSERT(role == Role::standby, "an attached guest is not started");
-    REMUSD_ASSIGN(const auto originals, attached_nics(definition));
-    for (size_t i = 0; i < originals.size(); ++i) {
-      if (i >= machine->nics.size()) {
-        return Status(Code::corrupt, "definition: fewer cards than in attach_command");
-      }
-      machine->nics[i].id = originals[i].id;
-      machine->nics[i].mac = originals[i].mac;
-    }
     REMUSD_ASSIGN(argv, standby_command(definition, options, machine->nics));
   }
 
   REMUSD_ASSIGN(ScopedFd monitor, listen_at(paths.monitor));
   REMUSD_ASSIGN(ScopedFd fast, listen_at(paths.fast));
   for (const NicEndpoint& nic : machine->nics) ::unlink(nic.socket_path.c_str());
-  machine->save_path = save_path_beside(paths.monitor);
-  machine->own_files = {paths.monitor, paths.fast, machine->save_path};
-  for (const NicEndpoint& nic : machine->nics) machine->own_files.push_back(nic.socket_path);
 
   auto process = Process::spawn(argv, {monitor.get(), fast.get()}, paths.log);
   if (!process.ok()) {
@@ -152,6 +169,27 @@ Result<std::unique_ptr<Machine>> launch(const Definition& definition, const Driv
     (void)machine->destroy();
     return status.with_context("start QEMU for guest " + definition.name);
   }
+  return machine;
+}
+
+Result<std::unique_ptr<Machine>> rejoin(const Definition& definition, const DriverOptions& options, int pid) {
+  const Duration timeout = std::chrono::milliseconds(options.qmp_timeout_ms);
+  REMUSD_ASSIGN(const Paths paths, paths_of(definition, options));
+  auto machine = std::make_unique<Machine>();
+  REMUSD_TRY(describe_own(definition, options, paths, machine.get()));
+  REMUSD_ASSIGN(machine->process, Process::adopt(pid, paths.log));
+  REMUSD_ASSIGN(machine->general, Qmp::connect(paths.monitor, timeout, timeout));
+  REMUSD_ASSIGN(machine->fast, Qmp::connect(paths.fast, timeout, timeout));
+  for (const Qmp* qmp : {machine->general.get(), machine->fast.get()}) {
+    REMUSD_ASSIGN(const int peer, qmp->peer_pid());
+    if (peer != pid) {
+      return Status(Code::unsafe, "process " + std::to_string(peer) + ", not " + std::to_string(pid) +
+                                      ", listens on '" + qmp->path() + "'");
+    }
+  }
+  machine->fast->ignore_events();
+  REMUSD_TRY(finish(machine.get(), false));
+  REMUSD_TRY(go_on(machine->general.get()));
   return machine;
 }
 

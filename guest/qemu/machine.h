@@ -45,6 +45,10 @@ Result<std::unique_ptr<Machine>> launch(const Definition& definition, const Driv
 /// Connects to the QEMU at definition.attach_qmp.
 Result<std::unique_ptr<Machine>> take_over(const Definition& definition, const DriverOptions& options);
 
+/// Takes over the QEMU that an earlier process launched with the same arguments as `pid` and that runs a
+/// guest.
+Result<std::unique_ptr<Machine>> rejoin(const Definition& definition, const DriverOptions& options, int pid);
+
 /// The tracker's kind by its name in the configuration.
 Result<TrackerKind> tracker_kind(const std::string& name);
 

@@ -81,18 +81,17 @@ Result<Process> Process::spawn(const std::vector<std::string>& argv, const std::
   // An urgent thread of ours hands its priority down; the guest has that of the daemon.
   (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(pid), own_nice());
 
-  auto process = adopt(pid);
-  if (process.ok()) {
-    process->log_path_ = log_path;
-  } else {  // Out of descriptors: do not leave a guest that nobody can end.
+  auto process = adopt(pid, log_path);
+  if (!process.ok()) {  // Out of descriptors: do not leave a guest that nobody can end.
     ::kill(pid, SIGKILL);
     ::waitpid(pid, nullptr, 0);
   }
   return process;
 }
 
-Result<Process> Process::adopt(int pid) {
+Result<Process> Process::adopt(int pid, const std::string& log_path) {
   Process process;
+  process.log_path_ = log_path;
   process.pid_ = pid;
   process.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!process.pidfd_) return Status::from_errno("watch process " + std::to_string(pid));

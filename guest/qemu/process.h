@@ -19,7 +19,7 @@ class Process {
   static Result<Process> spawn(const std::vector<std::string>& argv, const std::vector<int>& inherited,
                                const std::string& log_path);
   /// A process that runs already.
-  static Result<Process> adopt(int pid);
+  static Result<Process> adopt(int pid, const std::string& log_path = "");
 
   Process() = default;
   int pid() const { return pid_; }

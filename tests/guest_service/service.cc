@@ -11,7 +11,8 @@
 //             0 read, 1 set dirty rate           pages}. A reboot is answered first.
 //             (pages/s), 2 reboot, 3 spin 0/1,
 //             4 set of pages, 5 shuffled 0/1,
-//             6 content (see dirtier.h)
+//             6 content (see dirtier.h),
+//             7 power off
 //
 // Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S remusd.pages=N remusd.spin=0|1.
 #include <arpa/inet.h>
@@ -176,7 +177,8 @@ class Load {
       if (size != sizeof request) return;
       std::memcpy(request.data(), data, size);
       if (request[0] == 1) dirtier_.set_rate(request[1]);
-      if (request[0] == 2) std::thread(restart).detach();
+      if (request[0] == 2) std::thread(end, RB_AUTOBOOT).detach();
+      if (request[0] == 7) std::thread(end, RB_POWER_OFF).detach();
       if (request[0] == 3) spinner_.switch_on(request[1] != 0);
       if (request[0] == 4) dirtier_.set_pages(request[1]);
       if (request[0] == 5) dirtier_.set_shuffled(request[1] != 0);
@@ -189,9 +191,9 @@ class Load {
   }
 
  private:
-  static void restart() {
+  static void end(int how) {
     usleep(50'000);  // So that the reply can leave the guest's own queues.
-    reboot(RB_AUTOBOOT);
+    reboot(how);
   }
 
   int fd_;
