@@ -10,6 +10,7 @@
 
 #include "arbiter/arbiter.h"
 #include "arbiter/record_json.h"
+#include "ckpt/fail_point.h"
 #include "ckpt/scoped_fd.h"
 
 namespace remusd::arbiter {
@@ -36,7 +37,9 @@ class FileArbiter final : public Arbiter {
     if (!current.ok()) return unknown(current.status());
     const uint64_t generation = current->has_value() ? (*current)->generation : 0;
     if (generation != expected_generation) return {Verdict::lost, *current, {}};
+    if (Status lost = fail_point_error("arbiter.before_install"); !lost.ok()) return unknown(lost);
     if (Status status = store(vm, desired); !status.ok()) return {Verdict::unknown, *current, status};
+    if (Status lost = fail_point_error("arbiter.installed"); !lost.ok()) return unknown(lost);
     return {Verdict::won, desired, {}};
   }
 

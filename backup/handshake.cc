@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ckpt/fail_point.h"
 #include "ckpt/records.h"
 
 namespace remusd::backup {
@@ -49,6 +50,7 @@ Status Handshake::on_frame(const ckpt::FrameView& frame) {
 }
 
 Status Handshake::on_hello(const ckpt::FrameView& frame) {
+  fail_point("backup.hello");
   ckpt::Hello theirs;
   REMUSD_TRY(ckpt::decode(frame.body, &theirs));
   if (theirs.generation == 0 || theirs.generation != frame.header.generation) {
@@ -119,6 +121,7 @@ Status Handshake::on_facts(const ckpt::FrameView& frame) {
   staging_limit_bytes_ =
       options_.staging_limit_bytes > 0 ? options_.staging_limit_bytes : default_staging_limit(memory_bytes);
   step_ = Step::done;
+  fail_point("backup.ready");
   return send(ckpt::FrameType::ready, ckpt::Ready{staging_limit_bytes_, memory_bytes});
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "backup/promotion.h"
+#include "ckpt/fail_point.h"
 #include "ckpt/records.h"
 #include "ckpt/thread.h"
 
@@ -88,6 +89,7 @@ void Receiver::run() {
     if (!wait()) apply_some();
     seed_some();
     core_.tick(Clock::now(), &actions_);
+    watch_standby();
     perform();
     send_signs_of_life();
     publish(/*tell=*/false);
@@ -96,16 +98,7 @@ void Receiver::run() {
 
 void Receiver::serve_mail() {
   Mail mail = mailbox_.take();
-  if (mail.end) {
-    if (handshake_.admitted() && link_->open()) {
-      ckpt::Bytes body;
-      ckpt::encode(ckpt::Refuse{Code::ok, *mail.end}, &body);
-      const Status queued = link_->append(ckpt::FrameType::goodbye, 0, body);
-      (void)queued;  // a courtesy: the peer learns of the end by the closed link, too
-    }
-    flush(kGoodbyePatience, /*until_closed=*/false);
-    core_.end(Status(Code::ok, *mail.end), &actions_);
-  }
+  if (mail.end) end(Status(Code::ok, *mail.end));
   if (mail.failover && !core_.final()) {
     // Refused where it was ordered (Session::order_failover); the state may have changed since.
     (void)core_.order_failover("an operator of " + options_.node, /*planned=*/false, &actions_);
@@ -117,6 +110,26 @@ void Receiver::serve_mail() {
     won_at_ = Clock::now();
     core_.arbiter_answered(*mail.answer, won_at_, &actions_);
   }
+}
+
+void Receiver::end(const Status& why) {
+  if (handshake_.admitted() && link_->open()) {
+    ckpt::Bytes body;
+    ckpt::encode(ckpt::Refuse{why.code(), why.message()}, &body);
+    const Status queued = link_->append(ckpt::FrameType::goodbye, 0, body);
+    (void)queued;  // a courtesy: the peer learns of the end by the closed link, too
+  }
+  flush(kGoodbyePatience, /*until_closed=*/false);
+  core_.end(why, &actions_);
+}
+
+// A replica that nobody could run is none: the primary must not count on it.
+void Receiver::watch_standby() {
+  const Time now = Clock::now();
+  const bool waits = core_.state() == State::syncing || core_.state() == State::standby;
+  if (!waits || now < next_look_) return;
+  next_look_ = now + options_.heartbeat_interval;
+  if (const Status dead = standby_->alive(); !dead.ok()) end(dead.with_context("the standby is lost"));
 }
 
 Time Receiver::next_deadline() const {
@@ -229,9 +242,12 @@ Status Receiver::on_data(const ckpt::FrameView& frame) {
       break;
   }
   if (seeder_) return Status(Code::corrupt, "data came before everything was told that is here");
+  if (frame.type() == ckpt::FrameType::pages) fail_point("backup.pages");
   if (frame.type() != ckpt::FrameType::commit) return store_->add(frame);
+  REMUSD_TRY(fail_point_error("backup.commit"));
   ckpt::Commit commit;
   REMUSD_TRY(store_->commit(frame, &commit));
+  fail_point("backup.staged");
   digests_.push_back(commit.digest);
   core_.epoch_staged(epoch, /*good=*/true, &actions_);
   return {};
@@ -349,6 +365,7 @@ void Receiver::send_ack(uint64_t epoch) {
   REMUSD_ASSERT(!digests_.empty(), "an ack repeats its commit's digest");
   send(ckpt::FrameType::ack, epoch, ckpt::Ack{digests_.front(), std::min(epoch, store_->applied())});
   digests_.pop_front();
+  fail_point("backup.acked");
 }
 
 template <typename Record>
@@ -372,6 +389,7 @@ void Receiver::flush(Duration patience, bool until_closed) {
 }
 
 void Receiver::ask_arbiter(uint64_t expected_generation) {
+  fail_point("backup.before_ask");
   if (arbiter_thread_.joinable()) arbiter_thread_.join();  // its answer has been served
   arbiter::Record desired;
   desired.generation = expected_generation + 1;
@@ -413,8 +431,10 @@ void Receiver::prepare_network() {
 }
 
 void Receiver::promote() {
+  fail_point("backup.won");
   auto promotion = backup::promote(*standby_, *store_, std::move(net_), options_.net, handshake_.vm());
   if (!promotion.ok()) return core_.promotion_done(promotion.status(), &actions_);
+  fail_point("backup.promoted");
   promote_seconds_ = to_seconds(Clock::now() - won_at_);
   network_ = promotion->network;
   promotion->net->announce();

@@ -58,6 +58,8 @@ class Receiver {
   void apply_some();
   void seed_some();
   bool may_seed() const;
+  void watch_standby();
+  void end(const Status& why);
   void send_signs_of_life();
   Time next_deadline() const;
 
@@ -97,6 +99,7 @@ class Receiver {
   const Time hello_deadline_;
   Time next_heartbeat_ = Time::max();
   Time next_progress_ = Time::max();
+  Time next_look_{};           // at the standby
   uint64_t peer_sent_ns_ = 0;  // of its newest heartbeat
   Time peer_heard_at_{};
   Time won_at_{};

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "ckpt/fail_point.h"
 #include "ckpt/page_codec.h"
 
 namespace remusd::backup {
@@ -161,6 +162,7 @@ void Store::apply_slice(size_t frames) {
       const Status status = ckpt::apply_pages(fifo_.front(), memory_);
       REMUSD_ASSERT(status.ok(), "a verified frame cannot fail to decode");
       fifo_.pop_front();
+      fail_point("backup.half_applied");
     }
     if (staged.frames > 0) return;
     settle(&staged);
@@ -175,6 +177,7 @@ void Store::settle(Staged* staged) {
   device_ = std::move(staged->device);
   if (staged->has_base) base_ = std::move(staged->base);
   applied_ = staged->epoch;
+  fail_point("backup.applied");
 }
 
 std::span<const std::byte> Store::newest_device() const {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "ckpt/fail_point.h"
 #include "control/config.h"
 #include "control/duration.h"
 #include "control/toml_reader.h"
@@ -48,6 +49,15 @@ int run_command_line(int argc, const char* const* argv) {
   app.add_option("--api", context.api, "Unix socket of the daemon (environment: REMUSD_API)")
       ->capture_default_str();
   app.add_flag("--json", context.json, "Print JSON with a schema_version");
+#if defined(REMUSD_FAILPOINTS)
+  app.add_flag_callback(
+      "--fail-points",
+      [] {
+        for (const std::string_view name : kFailPoints) std::cout << name << '\n';
+        throw CLI::Success();
+      },
+      "Print the names of the fail points, which only this build has");
+#endif
   app.footer(kFooter);
   app.require_subcommand(1);
   for (const AddVerb add : kVerbs) add(app, context);

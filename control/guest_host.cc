@@ -241,6 +241,9 @@ void GuestHost::settle() {
     protection_ = nullptr;
     ever_protected_ = ever_protected_ || last.acked > 0;
     rest_.state = ever_protected_ ? "unprotected" : "running";
+    // Taking it down takes a while, and meanwhile nobody may be told that the guest runs here.
+    if (last.state == primary::State::fenced) rest_.state = "fenced";
+    if (last.state == primary::State::failed) rest_.state = "stopped";
     rest_.reason = last.end.message();
     rest_.reason_code = to_string(last.end.code());
     rest_.generation = std::max(rest_.generation, last.generation);
@@ -252,7 +255,8 @@ void GuestHost::settle() {
     rest_.switchover_ms = last.switchover_seconds * 1e3;
     if (last.forced) claim_.emplace(context_.arbiter, name_, context_.config.node, last.generation);
   }
-  ended.reset();  // joins, unless status() holds it for another moment
+  ended->join();  // A command or status() may hold it for another moment.
+  ended.reset();
   // No checkpoint was sent, so the arbiter was not asked: its record still names the peer.
   if (last.state == primary::State::unprotected && last.sent == 0) disown_replicas();
   metrics_->on_aborted(last.sealed - last.acked);

@@ -63,7 +63,8 @@ class Guest {
 
   /// Plants dirty tracking. The first collect_dirty() after it returns every page that may not be zero.
   virtual Status start_tracking() = 0;
-  /// Removes it; the guest runs at full speed again. Harmless when none is planted.
+  /// Removes it; the guest runs at full speed again, also one that a failure left paused. Harmless when none
+  /// is planted.
   virtual Status stop_tracking() = 0;
   /// "async (userfaultfd WP_ASYNC + PAGEMAP_SCAN)", "sync (…)", "sim" or "none"; for status.
   virtual std::string tracker_name() const = 0;
@@ -113,6 +114,8 @@ class Standby {
   /// The committed image, mapped shared and writable. All zero when the Standby is made.
   virtual std::span<std::byte> memory() = 0;
   virtual int pid() const = 0;
+  /// Why it could not be promoted any more, such as that its process has ended. Cheap, never blocks.
+  virtual Status alive() const { return {}; }
 
   /// Promotion: loads `base` (from Guest::base_stream) and `device` (from Guest::save) over memory() and runs
   /// it. On success the Standby is spent and its resources belong to the Guest. On failure it can only be

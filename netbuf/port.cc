@@ -10,6 +10,8 @@
 #include <cstring>
 #include <utility>
 
+#include "netbuf/unblock.h"
+
 namespace remusd::netbuf {
 namespace {
 
@@ -63,6 +65,8 @@ void Port::read_guest(const std::function<uint64_t()>& tag) {
       break;
     }
     from_guest_size_ += static_cast<size_t>(got);
+    // It speaks, so it has accepted. Best effort: what has no right to trace QEMU may stall it at the bound.
+    if (!std::exchange(unblocked_, true)) (void)unblock_peer(guest_.get(), nic_.socket_path);
     queue_frames(tag());
     if (static_cast<size_t>(got) < room) break;  // drained; poll() tells of more
   }

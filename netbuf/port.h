@@ -74,6 +74,7 @@ class Port {
   EpochQueue queue_;
   PortCounters counters_;
   bool guest_gone_ = false;
+  bool unblocked_ = false;        // QEMU's end was, or cannot be
   bool stalled_ = false;          // a whole frame waits in from_guest_ for room in the queue
   bool outside_blocked_ = false;  // wait for POLLOUT
   std::vector<std::byte> from_guest_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ckpt/fail_point.h"
 #include "ckpt/thread.h"
 
 namespace remusd::primary {
@@ -309,16 +310,20 @@ Status Capture::paused_part(uint64_t number, EpochSlot* slot, bool* paused) {
   const Time began = slot->began = Clock::now();
   REMUSD_TRY(guest_.pause());
   *paused = true;
+  fail_point("primary.paused");
   const Time stopped_at = Clock::now();
   // What QEMU sent before its answer to the pause is in the socket already and belongs to this epoch.
   net_.seal(number);
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
+  REMUSD_TRY(fail_point_error("primary.scanned"));
   const Time scanned = Clock::now();
   bool waited = false;
   if (!copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
+  fail_point("primary.copied");
   const Time copied = Clock::now();
   REMUSD_TRY(guest_.resume());
   *paused = false;
+  fail_point("primary.resumed");
   const Time ended = Clock::now();
 
   if (waited) sample.reason = EpochReason::staging;
@@ -338,7 +343,7 @@ Status Capture::take_device_state(EpochSlot* slot) {
   REMUSD_TRY(check_blob("device state", device.size()));
   slot->device.assign(device.begin(), device.end());
   slot->sample.device_bytes = device.size();
-  return Status::ok_status();
+  return fail_point_error("primary.saved");
 }
 
 /// Copies `pages` into chunks; full ones go to the ship thread at once. False when staging was stopped.

@@ -113,6 +113,9 @@ void Protection::order_switchover() {
 void Protection::force() {
   impl_->ship_.force();
 }
+void Protection::join() {
+  impl_->ship_.quit();
+}
 Snapshot Protection::snapshot() const {
   return impl_->ship_.snapshot();
 }

@@ -102,6 +102,9 @@ class Protection {
   void order_switchover();
   /// Takes an operator's word that nobody else runs the guest, where the right to run is being decided.
   void force();
+  /// Ends the threads: the guest and its gate are not touched any more, whoever else still holds this object
+  /// to look at its snapshot. Not at the same time from two threads. REQUIRES: a final state was told.
+  void join();
 
   Snapshot snapshot() const;
 

@@ -1,6 +1,8 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "primary/sender.h"
 
+#include "ckpt/fail_point.h"
+
 namespace remusd::primary {
 namespace {
 
@@ -12,6 +14,20 @@ constexpr size_t kControlReserve = 64u << 10;
 uint64_t to_ns(Time time) {
   return static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count());
+}
+
+void before_queueing(FrameType type) {
+  if (type == FrameType::pages) fail_point("primary.before_pages");
+  if (type == FrameType::base) fail_point("primary.before_base");
+  if (type == FrameType::device) fail_point("primary.before_device");
+  if (type == FrameType::commit) fail_point("primary.before_commit");
+}
+
+void after_queueing(FrameType type) {
+  if (type == FrameType::pages) fail_point("primary.after_pages");
+  if (type == FrameType::base) fail_point("primary.after_base");
+  if (type == FrameType::device) fail_point("primary.after_device");
+  if (type == FrameType::commit) fail_point("primary.after_commit");
 }
 
 }  // namespace
@@ -161,7 +177,9 @@ Sender::Step Sender::encode(Time now) {
     return Step::worked;
   }
   uint64_t checksum = 0;
+  before_queueing(body_type_);
   if (!append(body_type_, epoch, body_, &checksum).ok()) return Step::blocked;
+  after_queueing(body_type_);
   body_ready_ = false;
   if (digest_.frames() == 0 && sent_bytes_ == 0) first_queued_ = now;
   sent_bytes_ += sizeof(ckpt::FrameHeader) + body_.size();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ckpt/fail_point.h"
 #include "ckpt/thread.h"
 
 namespace remusd::primary {
@@ -15,8 +16,6 @@ using ckpt::FrameType;
 constexpr uint64_t kPumpBytes = 1u << 20;
 /// How long a closing link may take to hand over GOODBYE.
 constexpr Duration kDrainTimeout = std::chrono::milliseconds(500);
-/// Frames that came for a guest that stands; what comes beyond is dropped, as a full card would.
-constexpr size_t kMaxInputFrames = 1024;
 /// A backup that lives and does not go on telling what it has is as good as lost.
 constexpr Duration kSeedPatience = std::chrono::seconds(10);
 
@@ -42,6 +41,7 @@ Ship::Ship(guest::Guest& guest, netbuf::NetBuffer& net, arbiter::Arbiter& arbite
       config_(std::move(config)),
       nonce_(arbiter::make_nonce()),
       core_(core_config(config_, nonce_), Clock::now()),
+      freshness_(config_.options.heartbeat_interval * std::max(2, config_.options.heartbeat_lost / 2)),
       slowness_(config_.options.slow) {}
 
 Ship::~Ship() {
@@ -101,19 +101,6 @@ void Ship::force() {
   wake();
 }
 
-/// Net thread: the guest stands, or is about to.
-bool Ship::take_input(size_t card, std::span<const std::byte> frame) {
-  ckpt::Bytes body;
-  ckpt::encode(ckpt::Input{static_cast<uint16_t>(card), frame}, &body);
-  {
-    const std::lock_guard lock(mailbox_mutex_);
-    if (input_.size() >= kMaxInputFrames) return false;
-    input_.push_back(std::move(body));
-  }
-  wake();
-  return true;
-}
-
 void Ship::quit() {
   if (!thread_.joinable()) return;
   {
@@ -141,6 +128,7 @@ void Ship::run() {
   connect();
   while (serve_mail()) {
     const Time now = Clock::now();
+    freshness_.awake(now);
     if (link_ && link_->open()) {
       serve_link(now);
     } else {
@@ -183,7 +171,10 @@ bool Ship::serve_mail() {
     std::swap(mail, mailbox_);
   }
   const Time now = Clock::now();
-  if (mail.answer) carry_out(core_.arbiter(*mail.answer, now));
+  if (mail.answer) {
+    fail_point("primary.answered");
+    carry_out(core_.arbiter(*mail.answer, now));
+  }
   if (mail.order == ckpt::OrderKind::failover) carry_out(core_.order_failover(now));
   if (mail.order == ckpt::OrderKind::switchover) carry_out(core_.order_switchover(now));
   if (mail.force) carry_out(core_.force());
@@ -193,7 +184,7 @@ bool Ship::serve_mail() {
 
 void Ship::serve_link(Time now) {
   const bool more = pump(now);
-  if (core_.may_forward()) forward_input();
+  if (core_.may_forward()) input_.forward(sender_.get());
   const bool agreed = handshake_ == nullptr || handshake_->agreed();
   if (agreed && !close_at_) sender_->heartbeat(now);
   if (close_at_ && (now >= *close_at_ || link_->drained())) {
@@ -223,11 +214,6 @@ void Ship::idle(Time now) {
   }
 }
 
-void Ship::forward_input() {
-  const std::lock_guard lock(mailbox_mutex_);
-  while (!input_.empty() && sender_->send(FrameType::input, 0, input_.front()).ok()) input_.pop_front();
-}
-
 /// The guest stands, and it was won back.
 void Ship::let_run() {
   if (!capture_ || !capture_->outcome().standing) return;
@@ -235,12 +221,7 @@ void Ship::let_run() {
   if (!stands_.ok()) return;  // Told as the end; when it died its events will say so, too.
   (void)guest_.stop_tracking();
   net_.divert(nullptr);
-  const std::lock_guard lock(mailbox_mutex_);
-  for (const ckpt::Bytes& body : input_) {
-    ckpt::Input input;
-    if (ckpt::decode(body, &input).ok()) (void)net_.inject(input.card, input.frame);
-  }
-  input_.clear();
+  input_.give_back(&net_);
 }
 
 /// Queues frames while there is room. True: there is more to send right now.
@@ -312,6 +293,7 @@ void Ship::on_stopped(Time now) {
 Status Ship::on_frame(const ckpt::FrameView& frame) {
   if (!core_.link_wanted()) return Status::ok_status();  // The decision is made: nothing that comes counts.
   const Time now = Clock::now();
+  freshness_.awake(now);
   core_.heard(now);
   if (frame.type() == FrameType::refuse || frame.type() == FrameType::goodbye) {
     ckpt::Refuse refuse;
@@ -364,6 +346,7 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       ckpt::Ack ack;
       REMUSD_TRY(ckpt::decode(frame.body, &ack));
       const uint64_t before = core_.acked_epoch();
+      fail_point("primary.acknowledged");
       carry_out(core_.acked(frame.header.generation, frame.header.epoch, ack.digest, now));
       if (core_.acked_epoch() > before) {
         last_ack_ = now;
@@ -377,6 +360,8 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       ckpt::Heartbeat heartbeat;
       REMUSD_TRY(ckpt::decode(frame.body, &heartbeat));
       sender_->on_heartbeat(heartbeat, now);
+      if (freshness_.echoed(Time(std::chrono::nanoseconds(heartbeat.echo_ns))) && doubtful_release_)
+        release(*doubtful_release_);
       return Status::ok_status();
     }
     case FrameType::order: {
@@ -391,6 +376,16 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       if (frame.optional()) return Status::ok_status();
       return Status(Code::corrupt, "frame type " + std::to_string(frame.header.type) + " is out of its turn");
   }
+}
+
+void Ship::release(uint64_t epoch) {
+  doubtful_release_.reset();
+  if (!freshness_.fresh()) {
+    doubtful_release_ = epoch;
+    return;
+  }
+  net_.release_through(epoch);
+  fail_point("primary.released");
 }
 
 void Ship::on_epoch(const EpochSample& sample) {
@@ -441,16 +436,22 @@ void Ship::carry_out(const Action& action) {
       if (!core_.may_send()) staging_->stop();
       return;
     case Action::Kind::last_epoch:
-      return capture_->request_last([this](size_t card, auto frame) { return take_input(card, frame); });
+      return capture_->request_last([this](size_t card, auto frame) {
+        const bool taken = input_.take(card, frame);
+        wake();
+        return taken;
+      });
     case Action::Kind::let_run:
       return let_run();
     case Action::Kind::release_through:
-      return net_.release_through(action.number);
+      return release(action.number);
     case Action::Kind::ask_arbiter:
       return ask(action.number);
     case Action::Kind::pass_output:
+      fail_point("primary.before_pass");
       return net_.pass();
     case Action::Kind::fence:
+      fail_point("primary.before_fence");
       net_.shut();
       // A guest that cannot be ended still cannot be heard: its gate is shut for good.
       (void)guest_.destroy();
@@ -492,6 +493,7 @@ void Ship::close_link() {
 }
 
 void Ship::ask(uint64_t expected_generation) {
+  fail_point("primary.before_ask");
   if (arbiter_thread_.joinable()) arbiter_thread_.join();  // It has answered already.
   arbiter::Record desired;
   desired.generation = expected_generation + 1;

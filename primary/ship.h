@@ -10,7 +10,6 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,7 +18,9 @@
 
 #include "primary/capture.h"
 #include "primary/core.h"
+#include "primary/freshness.h"
 #include "primary/handshake.h"
+#include "primary/input_relay.h"
 #include "primary/protection.h"
 #include "primary/sender.h"
 #include "primary/staging.h"
@@ -76,11 +77,10 @@ class Ship {
   Status on_frame(const ckpt::FrameView& frame);
   Status on_ready(Time now);
   Status on_seed(const ckpt::FrameView& frame, Time now);
+  void release(uint64_t epoch);
   Status on_session_frame(const ckpt::FrameView& frame, Time now);
   void on_epoch(const EpochSample& sample);
   void tick(Time now);
-  bool take_input(size_t card, std::span<const std::byte> frame);
-  void forward_input();
   void let_run();
   void carry_out(const Actions& actions);
   void carry_out(const Action& action);
@@ -113,9 +113,12 @@ class Ship {
   bool epochs_gone_ = true;  // no epoch thread that will still put items
   bool drain_before_close_ = false;
   std::optional<Time> close_at_;
+  Freshness freshness_;
+  std::optional<uint64_t> doubtful_release_;  // the newest epoch that waits for a fresh word of the backup
   Time next_tick_{};
   Time last_ack_{};
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason_{};
+  InputRelay input_;
   double switchover_seconds_ = 0;
   Status stands_;  // why a guest that was won back could not be let run
   Slowness slowness_;
@@ -125,7 +128,6 @@ class Ship {
   mutable std::mutex mailbox_mutex_;
   std::condition_variable mailbox_changed_;
   Mailbox mailbox_;
-  std::deque<ckpt::Bytes> input_;  // with it: INPUT bodies that wait to be passed on, oldest first
 
   mutable std::mutex snapshot_mutex_;
   mutable std::condition_variable snapshot_changed_;

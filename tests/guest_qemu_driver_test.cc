@@ -187,6 +187,68 @@ TEST(QemuDriver, PauseIsMeasuredAloneAndWithScan) {
   ASSERT_OK((*guest)->destroy());
 }
 
+TEST(QemuDriver, AGuestWhosePauseFailedRunsOnAndCanBeTrackedAgain) {
+  World world;
+  DriverOptions options = world.options("a");
+  options.qmp_timeout_ms = 1000;
+  auto started = qemu::start(world.definition(), options);
+  ASSERT_OK(started);
+  Guest& guest = **started;
+  PageSet dirty;
+  const auto checkpoint = [&] {
+    ASSERT_OK(guest.pause());
+    ASSERT_OK(guest.collect_dirty(&dirty));
+    ASSERT_OK(guest.resume());
+    ASSERT_OK(guest.save());
+  };
+  for (const bool silent : {true, false, true}) {
+    ASSERT_OK(guest.start_tracking());
+    for (int i = 0; i < 3; ++i) checkpoint();
+    if (silent) {  // QEMU stands still for longer than is waited for it.
+      ASSERT_EQ(::kill(guest.pid(), SIGSTOP), 0);
+      EXPECT_EQ(guest.pause().code(), Code::timed_out);
+    } else {  // The pause worked, and what came after it failed.
+      ASSERT_OK(guest.pause());
+      ASSERT_OK(guest.collect_dirty(&dirty));
+    }
+    (void)guest.stop_tracking();  // It may fail while QEMU stands still.
+    if (silent) {
+      ASSERT_EQ(::kill(guest.pid(), SIGCONT), 0);
+    }
+    ASSERT_TRUE(counts(guest)) << "it must not stay paused";
+  }
+  ASSERT_OK(guest.start_tracking());
+  checkpoint();
+  ASSERT_OK(guest.destroy());
+}
+
+TEST(QemuDriver, ADeviceThatIsPluggedInFailsTheNextSave) {
+  World world;
+  Definition definition = world.definition();
+  definition.extra_args = {"-chardev",
+                           "socket,id=test,path=" + world.path("test.qmp") + ",server=on,wait=off", "-mon",
+                           "chardev=test,mode=control"};
+  auto started = qemu::start(definition, world.options("a"));
+  ASSERT_OK(started);
+  Guest& guest = **started;
+  ASSERT_OK(guest.start_tracking());
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_OK(guest.pause());
+    ASSERT_OK(guest.resume());
+    ASSERT_OK(guest.save());
+  }
+  auto monitor = Qmp::connect(world.path("test.qmp"), std::chrono::seconds(10), std::chrono::seconds(10));
+  ASSERT_OK(monitor);
+  ASSERT_OK((*monitor)->call("device_add", {{"driver", "virtio-balloon-pci"}, {"id", "plugged"}}));
+  ASSERT_OK(guest.pause());
+  ASSERT_OK(guest.resume());
+  const auto state = guest.save();
+  EXPECT_EQ(state.status().code(), Code::unsafe);
+  EXPECT_THAT(state.status().message(), ::testing::HasSubstr("plugged (child<virtio-balloon-pci>)"));
+  ASSERT_OK(guest.stop_tracking());
+  ASSERT_TRUE(counts(guest)) << "it must run on";
+}
+
 TEST(QemuDriver, TheGateNamesWhatDiffers) {
   World world;
   const auto prepared = qemu::prepare(world.definition("pc", 1), world.options("a"));
@@ -215,6 +277,16 @@ TEST(QemuDriver, AStartThatFailsTellsQemusOwnWords) {
   ASSERT_FALSE(guest.ok());
   EXPECT_THAT(guest.status().message(), ::testing::HasSubstr("unable to find CPU model 'no-such-cpu'"));
   EXPECT_FALSE(std::filesystem::exists(world.path("a/vm1.qmp")));
+}
+
+TEST(QemuDriver, AStandbyTellsWhenItsProcessHasEnded) {
+  World world;
+  auto standby = qemu::prepare(world.definition(), world.options("b"));
+  ASSERT_OK(standby);
+  ASSERT_OK((*standby)->alive());
+  ASSERT_EQ(::kill((*standby)->pid(), SIGKILL), 0);
+  ASSERT_TRUE(eventually([&] { return !(*standby)->alive().ok(); }));
+  EXPECT_EQ((*standby)->alive().code(), Code::unavailable);
 }
 
 TEST(QemuDriver, AStandbyThatIsFedNonsenseTellsQemusOwnWords) {

@@ -557,6 +557,14 @@ TEST_F(ProtectionTest, ItCanBeProtectedAgain) {
   }
 }
 
+TEST_F(ProtectionTest, OnceJoinedItTouchesNeitherGuestNorGate) {
+  backup();
+  ASSERT_TRUE(protect().ok() && acks(2));
+  protection_->unprotect("by test");
+  ASSERT_TRUE(reaches(State::unprotected));
+  protection_->join(), net_.reset(), guest_.reset();  // Sanitizers tell whether anybody comes back to them.
+}
+
 TEST_F(ProtectionTest, ADestructorWithTheArbiterDownDoesNotHangAndLetsNothingOut) {
   options_.arbiter_timeout = milliseconds(50);
   backup();

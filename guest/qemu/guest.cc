@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <thread>
@@ -48,7 +49,6 @@ QemuGuest::QemuGuest(std::unique_ptr<Machine> machine) : machine_(std::move(mach
 
 QemuGuest::~QemuGuest() {
   if (machine_->process.gone(Duration::zero())) return;
-  if (phase_ == Phase::paused) (void)resume();
   if (phase_ == Phase::standing) (void)let_run();
   (void)stop_tracking();
   ::unlink(machine_->save_path.c_str());
@@ -73,6 +73,12 @@ Result<int> QemuGuest::give_fd(int fd) {
 
 Status QemuGuest::start_tracking() {
   REMUSD_TRY(stop_tracking());
+  {
+    const std::lock_guard lock(machine_->mutex);
+    if (!pause_monitor()->broken().ok()) save_ahead_ = false;
+    REMUSD_TRY(machine_->reconnect());
+  }
+  checked_bytes_ = 0;
   REMUSD_TRY(open_save_pipe());
   REMUSD_ASSIGN(tracker_, plant_tracker(machine_->process.pid(), machine_->ram.range, machine_->tracker,
                                         [this](int fd) { return give_fd(fd); }));
@@ -83,6 +89,7 @@ Status QemuGuest::start_tracking() {
 }
 
 Status QemuGuest::stop_tracking() {
+  let_go();
   tracker_.reset();
   tracker_name_ = "none";
   priority_ = {};
@@ -93,6 +100,17 @@ Status QemuGuest::stop_tracking() {
   }
   tracker_fdsets_.clear();
   return {};
+}
+
+/// After a failure in a pause: QEMU waits for room in the pipe, or is about to open it. Without a reader its
+/// write fails, without a pipe it makes a file; either way it lets the guest run on, as soon as it can.
+void QemuGuest::let_go() {
+  if (phase_ != Phase::paused) return;
+  ::unlink(machine_->save_path.c_str());
+  save_pipe_.reset();
+  phase_ = Phase::running;
+  const auto lock = lock_pause_monitor();
+  if (pause_monitor()->broken().ok()) (void)pause_monitor()->await_ok();  // the answer to the pause
 }
 
 std::string QemuGuest::tracker_name() const {
@@ -169,9 +187,36 @@ Status QemuGuest::take_saved() {
   }
 }
 
+/// A standby has the devices that the guest had when it was made: a state with others cannot be loaded. One
+/// that is plugged in or out changes the length of the state, and only then is it worth the question.
+Status QemuGuest::check_plugged() {
+  if (!tracker_ || device_bytes_ == checked_bytes_) return {};
+  std::vector<std::string> now;
+  {
+    const std::lock_guard lock(machine_->mutex);
+    REMUSD_ASSIGN(now, machine_->list_devices());
+  }
+  const std::vector<std::string>& then = machine_->devices;
+  if (now == then) {
+    checked_bytes_ = device_bytes_;
+    return {};
+  }
+  std::string names;
+  const auto add_missing = [&names](const auto& some, const auto& others) {
+    for (const std::string& device : some) {
+      if (std::find(others.begin(), others.end(), device) == others.end()) names += " " + device;
+    }
+  };
+  add_missing(now, then);
+  add_missing(then, now);
+  return {Code::unsafe, "somebody has plugged in or out since it was started:" + names +
+                            ": its standby does not have the same devices"};
+}
+
 Result<std::span<const std::byte>> QemuGuest::save() {
   REMUSD_ASSERT(phase_ != Phase::paused, "the device state is there once the guest was resumed");
   if (!save_status_.ok()) return save_status_.with_context("save the device state");
+  REMUSD_TRY(check_plugged());
   return std::span<const std::byte>(device_).first(device_bytes_);
 }
 
@@ -311,6 +356,7 @@ Residue QemuGuest::take_memory() {
 
 Status QemuGuest::power_button() {
   const std::lock_guard lock(machine_->mutex);
+  REMUSD_TRY(machine_->reconnect());
   return machine_->general->call("system_powerdown").status();
 }
 

@@ -55,6 +55,8 @@ class QemuGuest : public Guest {
   /// The lock that the pause's monitor needs; not locked when it is the epoch thread's own.
   std::unique_lock<std::mutex> lock_pause_monitor();
   Status open_save_pipe();
+  void let_go();
+  Status check_plugged();
   Status take_saved();
   /// The orders of the general monitor, each after the answer to the one before.
   Status order(std::string_view command);
@@ -79,6 +81,7 @@ class QemuGuest : public Guest {
   ScopedFd save_pipe_;             // both ends; QEMU opens it by its name
   std::vector<std::byte> device_;  // the last pause's state is its first device_bytes_
   size_t device_bytes_ = 0;
+  size_t checked_bytes_ = 0;  // its length when the devices were last looked at
   uint64_t resumes_ = 0;
   std::atomic<bool> exit_told_{false};
 };

@@ -67,6 +67,7 @@ Status finish(Machine* machine, bool writable) {
   REMUSD_ASSIGN(machine->ram,
                 open_ram(machine->process.pid(), machine->facts.memory_bytes, found.mem_path, writable));
   machine->ram.block = std::move(found.ram_block);
+  REMUSD_ASSIGN(machine->devices, machine->list_devices());
   return {};
 }
 
@@ -133,9 +134,33 @@ Status Machine::destroy() {
 
 Status Machine::explain(const Status& status) const {
   if (status.ok() || status.code() != Code::unavailable || !process.gone(kQuitTimeout)) return status;
+  return ended();
+}
+
+Status Machine::ended() const {
   const std::string words = process.last_words();
   return {Code::unavailable, "QEMU (pid " + std::to_string(process.pid()) + ") ended" +
                                  (words.empty() ? std::string() : ": " + words)};
+}
+
+Status Machine::reconnect() {
+  for (Qmp* monitor : {general.get(), fast.get()}) {
+    if (monitor != nullptr && !monitor->broken().ok()) REMUSD_TRY(monitor->reconnect());
+  }
+  return {};
+}
+
+Result<std::vector<std::string>> Machine::list_devices() {
+  std::vector<std::string> found;
+  for (const char* path : {"/machine/peripheral", "/machine/peripheral-anon"}) {
+    REMUSD_ASSIGN(const nlohmann::json list, general->call("qom-list", {{"path", path}}));
+    if (!list.is_array()) return Status(Code::corrupt, std::string("QMP qom-list ") + path + ": no list");
+    for (const nlohmann::json& entry : list) {
+      if (const std::string type = text_member(entry, "type"); type.starts_with("child<"))
+        found.push_back(text_member(entry, "name") + " (" + type + ")");
+    }
+  }
+  return found;
 }
 
 Result<std::unique_ptr<Machine>> launch(const Definition& definition, const DriverOptions& options,

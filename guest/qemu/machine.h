@@ -27,6 +27,7 @@ struct Machine {
   std::unique_ptr<Qmp> fast;  // null: there is only `general`
   Ram ram;
   Facts facts;
+  std::vector<std::string> devices;  // as the standby will have them: those of the start
   std::vector<NicEndpoint> nics;
   std::string save_path;               // of the pipe for device states, where QEMU can open it
   std::vector<std::string> own_files;  // sockets and pipes of ours, removed when the process has ended
@@ -36,6 +37,12 @@ struct Machine {
   Status destroy();
   /// `status` with QEMU's own last words when it has ended.
   Status explain(const Status& status) const;
+  /// That it has ended, with its own last words. REQUIRES: it has.
+  Status ended() const;
+  /// Connects again to monitors that failed, such as by a QEMU that stood still for long. REQUIRES: the lock.
+  Status reconnect();
+  /// The devices that QEMU has now. REQUIRES: the lock.
+  Result<std::vector<std::string>> list_devices();
 };
 
 /// Starts QEMU for a guest or a standby and waits until it answers. Ends a forgotten standby of that name.

@@ -48,6 +48,13 @@ std::string shown(std::string_view text) {
   return out;
 }
 
+bool offers_oob(const json& greeting) {
+  const json& qmp = greeting["QMP"];
+  if (!qmp.is_object() || !qmp.contains("capabilities")) return false;
+  const json& offered = qmp["capabilities"];
+  return offered.is_array() && std::find(offered.begin(), offered.end(), "oob") != offered.end();
+}
+
 }  // namespace
 
 std::string text_member(const json& object, const char* key) {
@@ -59,7 +66,7 @@ std::string text_member(const json& object, const char* key) {
 Qmp::Qmp(ScopedFd socket, std::string path, Duration timeout)
     : socket_(std::move(socket)), path_(std::move(path)), timeout_(timeout), buffer_(kFirstBufferBytes) {}
 
-Result<std::unique_ptr<Qmp>> Qmp::connect(const std::string& path, Duration timeout, Duration first) {
+Result<ScopedFd> Qmp::open_socket(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
@@ -77,6 +84,11 @@ Result<std::unique_ptr<Qmp>> Qmp::connect(const std::string& path, Duration time
       return Status(Code::unavailable, "no QEMU listens on QMP socket '" + path + "'");
     return Status::from_errno("connect to QMP socket '" + path + "'", error);
   }
+  return socket;
+}
+
+Result<std::unique_ptr<Qmp>> Qmp::connect(const std::string& path, Duration timeout, Duration first) {
+  REMUSD_ASSIGN(ScopedFd socket, open_socket(path));
   return adopt(std::move(socket), path, timeout, first);
 }
 
@@ -87,6 +99,42 @@ Result<std::unique_ptr<Qmp>> Qmp::adopt(ScopedFd socket, const std::string& path
   return qmp;
 }
 
+Status Qmp::reconnect() {
+  socket_.reset();  // QEMU serves one connection at a time.
+  begin_ = end_ = scanned_ = 0;
+  stops_ = 0;
+  parses_ahead_ = false;
+  watch({});
+  auto socket = open_socket(path_);
+  if (socket.ok()) socket_ = *std::move(socket);
+  broken_ = socket.status();
+  if (broken_.ok()) broken_ = negotiate_again();
+  return broken_;
+}
+
+/// QEMU sends the answer to what it was asked before to whoever is connected when it is done: all is skipped
+/// up to the greeting, and then up to the answer that is named as ours.
+Status Qmp::negotiate_again() {
+  constexpr std::string_view kOurs = "remusd";
+  const Time deadline = Clock::now() + timeout_;
+  const auto await = [&](auto wanted) -> Result<json> {
+    for (;;) {
+      REMUSD_ASSIGN(const std::string_view line, next_line(deadline));
+      json value = json::parse(line, nullptr, false);
+      if (!value.is_object()) return fail(Code::corrupt, "'" + shown(line) + "' is not QMP");
+      if (wanted(value)) return value;
+    }
+  };
+  REMUSD_ASSIGN(const json greeting, await([](const json& value) { return value.contains("QMP"); }));
+  json request{{"execute", "qmp_capabilities"}, {"id", kOurs}};
+  parses_ahead_ = offers_oob(greeting);
+  if (parses_ahead_) request["arguments"] = {{"enable", {"oob"}}};
+  REMUSD_TRY(write(request.dump()));
+  REMUSD_ASSIGN(const json answer,
+                await([&](const json& value) { return text_member(value, "id") == kOurs; }));
+  return answer.contains("error") ? error_status(answer["error"]) : Status();
+}
+
 Status Qmp::negotiate(Duration first) {
   const Time deadline = Clock::now() + first;
   REMUSD_ASSIGN(const std::string_view line, next_line(deadline));
@@ -94,12 +142,9 @@ Status Qmp::negotiate(Duration first) {
   if (!greeting.is_object() || !greeting.contains("QMP") || !greeting["QMP"].is_object()) {
     return fail(Code::corrupt, "the other side does not greet as QMP does, but says '" + shown(line) + "'");
   }
-  const json& offered = greeting["QMP"].contains("capabilities") ? greeting["QMP"]["capabilities"] : json();
   json arguments;
-  if (offered.is_array() && std::find(offered.begin(), offered.end(), "oob") != offered.end()) {
-    parses_ahead_ = true;
-    arguments = {{"enable", {"oob"}}};
-  }
+  parses_ahead_ = offers_oob(greeting);
+  if (parses_ahead_) arguments = {{"enable", {"oob"}}};
   const Duration usual = timeout_;
   timeout_ = std::max<Duration>(deadline - Clock::now(), std::chrono::milliseconds(1));
   const auto answer = call("qmp_capabilities", arguments);

@@ -49,6 +49,10 @@ class Qmp {
   static Result<std::unique_ptr<Qmp>> adopt(ScopedFd socket, const std::string& path, Duration timeout,
                                             Duration first);
 
+  /// Connects again, whatever has happened; what was unread or half sent is forgotten. Waits for each answer
+  /// as long as a call does. On failure it is broken.
+  Status reconnect();
+
   /// Runs one command; `fd` >= 0 goes with it (SCM_RIGHTS). Returns the value of "return".
   Result<nlohmann::json> call(const char* command, const nlohmann::json& arguments = nullptr, int fd = -1);
 
@@ -94,7 +98,9 @@ class Qmp {
   };
 
   Qmp(ScopedFd socket, std::string path, Duration timeout);
+  static Result<ScopedFd> open_socket(const std::string& path);
   Status negotiate(Duration first);
+  Status negotiate_again();
   Status fail(Code code, const std::string& why);
   Status error_status(const nlohmann::json& error) const;
   Result<nlohmann::json> await_answer(Time deadline);

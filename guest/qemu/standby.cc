@@ -47,6 +47,11 @@ int QemuStandby::pid() const {
   return machine_ ? machine_->process.pid() : 0;
 }
 
+Status QemuStandby::alive() const {
+  if (!machine_ || !machine_->process.gone(Duration::zero())) return {};
+  return machine_->ended();
+}
+
 Status QemuStandby::load(int stream) {
   Qmp* qmp = machine_->general.get();
   qmp->watch("RESUME");

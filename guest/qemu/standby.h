@@ -21,6 +21,7 @@ class QemuStandby : public Standby {
   const std::vector<NicEndpoint>& nics() const override;
   std::span<std::byte> memory() override;
   int pid() const override;
+  Status alive() const override;
   Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
                                                  std::span<const std::byte> device) override;
   Status destroy() override;

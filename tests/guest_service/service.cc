@@ -8,11 +8,11 @@
 //                                                (0: none); adds nothing. An audit of what was answered.
 //   TCP 7001  {u32 length, bytes}             -> {u64 message number, u64 running hash}; see hash() below
 //   UDP 7002  {u32 command, u32 argument}     -> {u64 pages dirtied, u64 spins, u64 uptime ns, u64 corrupt
-//             0 read, 1 set dirty rate           pages}. A reboot is answered first.
+//             0 read, 1 set dirty rate           pages}. An end is answered first.
 //             (pages/s), 2 reboot, 3 spin 0/1,
 //             4 set of pages, 5 shuffled 0/1,
 //             6 content (see dirtier.h),
-//             7 power off
+//             7 power off, 8 panic
 //
 // Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S remusd.pages=N remusd.spin=0|1.
 #include <arpa/inet.h>
@@ -177,8 +177,7 @@ class Load {
       if (size != sizeof request) return;
       std::memcpy(request.data(), data, size);
       if (request[0] == 1) dirtier_.set_rate(request[1]);
-      if (request[0] == 2) std::thread(end, RB_AUTOBOOT).detach();
-      if (request[0] == 7) std::thread(end, RB_POWER_OFF).detach();
+      if (request[0] == 2 || request[0] == 7 || request[0] == 8) std::thread(end, request[0]).detach();
       if (request[0] == 3) spinner_.switch_on(request[1] != 0);
       if (request[0] == 4) dirtier_.set_pages(request[1]);
       if (request[0] == 5) dirtier_.set_shuffled(request[1] != 0);
@@ -191,9 +190,11 @@ class Load {
   }
 
  private:
-  static void end(int how) {
+  static void end(uint32_t how) {
     usleep(50'000);  // So that the reply can leave the guest's own queues.
-    reboot(how);
+    if (how == 2) reboot(RB_AUTOBOOT);
+    if (how == 7) reboot(RB_POWER_OFF);
+    std::ofstream("/proc/sysrq-trigger") << 'c';
   }
 
   int fd_;

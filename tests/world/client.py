@@ -180,12 +180,12 @@ class Client:
         return {"connected": True, "seconds": round(time.monotonic() - begin, 2)}
 
     def load(self, command, argument):
-        """Asks the load port, with retries (not for a reboot, which must not happen twice). `asked` is when,
+        """Asks the load port, with retries (not for an end, which must not happen twice). `asked` is when,
         on the clock outside: the guest's own stands still in pauses, and a reply is held."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             asker.connect((self.options.guest, LOAD_PORT))
             asker.settimeout(0.5)
-            for _ in range(1 if command == 2 else 10):
+            for _ in range(1 if command in (2, 7, 8) else 10):
                 asked = time.monotonic()
                 try:
                     asker.send(struct.pack("<II", command, argument))

@@ -108,6 +108,7 @@ class Host:
         self.api = os.path.join(directory, "run", "api.sock")
         self.log = os.path.join(directory, "remusd.log")
         self.daemon = None
+        self.program, self.environment = REMUSD, {}  # What start() runs, and with what besides our own.
         for folder in ("guests", "run", "state"):
             os.makedirs(os.path.join(directory, folder))
 
@@ -130,8 +131,8 @@ class Host:
     def start(self, timeout=15):
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(
-                self.ns.command(REMUSD, "serve", "--config", self.config), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True)
+                self.ns.command(self.program, "serve", "--config", self.config), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True, env={**os.environ, **self.environment})
 
         def answers():
             if self.daemon.poll() is not None:
@@ -142,7 +143,8 @@ class Host:
         wait_until(f"the daemon on {self.name}", answers, timeout)
 
     def cli(self, *arguments, timeout=60):
-        return run(*self.ns.command(REMUSD, "--api", self.api, *arguments), check=False, timeout=timeout)
+        return run(*self.ns.command(self.program, "--api", self.api, *arguments), check=False,
+                   timeout=timeout)
 
     def must(self, *arguments, timeout=60, good=(0,)):
         """A command that has to work: its standard output."""

@@ -1,0 +1,37 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "primary/input_relay.h"
+
+#include "ckpt/records.h"
+
+namespace remusd::primary {
+namespace {
+
+constexpr size_t kMaxFrames = 1024;
+
+}  // namespace
+
+bool InputRelay::take(size_t card, std::span<const std::byte> frame) {
+  ckpt::Bytes body;
+  ckpt::encode(ckpt::Input{static_cast<uint16_t>(card), frame}, &body);
+  const std::lock_guard lock(mutex_);
+  if (bodies_.size() >= kMaxFrames) return false;
+  bodies_.push_back(std::move(body));
+  return true;
+}
+
+void InputRelay::forward(Sender* sender) {
+  const std::lock_guard lock(mutex_);
+  while (!bodies_.empty() && sender->send(ckpt::FrameType::input, 0, bodies_.front()).ok())
+    bodies_.pop_front();
+}
+
+void InputRelay::give_back(netbuf::NetBuffer* net) {
+  const std::lock_guard lock(mutex_);
+  for (const ckpt::Bytes& body : bodies_) {
+    ckpt::Input input;
+    if (ckpt::decode(body, &input).ok()) (void)net->inject(input.card, input.frame);
+  }
+  bodies_.clear();
+}
+
+}  // namespace remusd::primary

@@ -1,0 +1,20 @@
+# Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+"""The scenarios that run.py knows, each with the numbers of the faults (docs/faults.md) that it does."""
+
+from scene import Needs
+
+SCENARIOS = []
+
+
+class Scenario:
+    def __init__(self, numbers, name, act, needs):
+        self.numbers, self.name, self.act, self.needs = numbers, name, act, needs
+
+
+def scenario(*numbers, **needs):
+    """Decorates a function that does the fault to a Scene with a protected guest and returns (begin, end,
+    Expect): when it began, when it was over, and what may be the case afterwards."""
+    def keep(act):
+        SCENARIOS.append(Scenario(numbers, act.__name__, act, Needs(**needs)))
+        return act
+    return keep
