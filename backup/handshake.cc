@@ -70,6 +70,12 @@ Status Handshake::on_hello(const ckpt::FrameView& frame) {
   ours.vm = theirs.vm;
   ours.software = "remusd " REMUSD_VERSION;
   if (const auto version = ckpt::negotiate(ours, theirs); !version.ok()) return refuse(version.status());
+  // Who may speak at all is the certificates' business; what he says of himself must be the same.
+  if (link_.secured() && link_.peer_node() != peer_) {
+    return refuse(Status(Code::denied,
+                         "node '" + link_.peer_node() + "', by its certificate, says that it is '" + peer_ +
+                             "'; give each node the certificate that names it " + "(remusd keys issue)"));
+  }
   if (admit_) {
     if (const Status status = admit_(vm_, peer_, theirs.generation); !status.ok()) return refuse(status);
   }

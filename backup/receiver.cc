@@ -152,7 +152,7 @@ bool Receiver::wait() {
   after_handshake_step();
   // A frame may be large and a busy host slow: its pieces are signs of life, too.
   if (link_->stats().received_bytes != before.received_bytes) core_.heard(Clock::now());
-  if (!status.ok()) core_.link_lost(status, &actions_);
+  if (!status.ok()) core_.link_lost(named(status), &actions_);
   return link_->stats().received_frames != before.received_frames;
 }
 
@@ -217,16 +217,22 @@ void Receiver::after_handshake_step() {
   if (!handshake_.refusal().ok()) {
     // The peer closes when it has read the reason; closing first could take it away from it.
     flush(kRefusePatience, /*until_closed=*/true);
-    return core_.handshake_failed(handshake_.refusal(), &actions_);
+    return core_.handshake_failed(named(handshake_.refusal()), &actions_);
   }
   const Time now = Clock::now();
   if (!handshake_.admitted() && now >= hello_deadline_) {
-    core_.handshake_failed(Status(Code::timed_out, "a peer connected and did not say HELLO"), &actions_);
+    core_.handshake_failed(named(Status(Code::timed_out, "it connected and did not say HELLO")), &actions_);
   } else if (now >= handshake_deadline_) {
     core_.handshake_failed(Status(Code::timed_out, "node " + handshake_.peer() + " did not complete the " +
                                                        "handshake for guest " + handshake_.vm() + " in time"),
                            &actions_);
   }
+}
+
+// Whom nobody has admitted yet the address must tell.
+Status Receiver::named(const Status& why) const {
+  if (handshake_.admitted() || why.ok()) return why;
+  return why.with_context("a peer" + (options_.from.empty() ? "" : " at " + options_.from));
 }
 
 Status Receiver::on_data(const ckpt::FrameView& frame) {
@@ -502,7 +508,7 @@ void Receiver::publish(bool tell) {
     snapshot.standby_pid = standby_ ? standby_->pid() : 0;
     snapshot.last_heard = core_.last_heard();
     snapshot.promote_seconds = promote_seconds_;
-    snapshot.memory_bytes = options_.link.send_queue_bytes + options_.link.receive_buffer_bytes;
+    snapshot.memory_bytes = ckpt::link_memory_bytes(options_.link, options_.tls != nullptr);
     snapshot.staged_bytes = 0;
     if (store_) {
       snapshot.received = store_->staged();

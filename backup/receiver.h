@@ -55,6 +55,7 @@ class Receiver {
   Status on_order(const ckpt::FrameView& frame);
   Status on_input(const ckpt::FrameView& frame);
   void after_handshake_step();
+  Status named(const Status& why) const;
   void apply_some();
   void seed_some();
   bool may_seed() const;

@@ -30,7 +30,12 @@ Session::~Session() = default;
 
 Result<std::unique_ptr<Session>> Session::start(ScopedFd socket, arbiter::Arbiter& arbiter,
                                                 const Options& options, Callbacks callbacks) {
-  REMUSD_ASSIGN(auto link, ckpt::Link::adopt(std::move(socket), options.link));
+  std::unique_ptr<ckpt::TlsSession> tls;
+  if (options.tls != nullptr) {
+    REMUSD_ASSIGN(tls, options.tls->accept());
+  }
+  // The handshake goes on with the receive thread's waits: a stranger who stalls keeps nobody else waiting.
+  REMUSD_ASSIGN(auto link, ckpt::Link::adopt(std::move(socket), options.link, std::move(tls)));
   auto impl = std::make_unique<Impl>(std::move(link), arbiter, options, std::move(callbacks));
   try {
     impl->thread = std::thread([receiver = &impl->receiver] {

@@ -41,6 +41,8 @@ struct Options {
   Duration arbiter_timeout = std::chrono::seconds(2);
   size_t staging_limit_bytes = 0;  // 0: the guest's memory plus an eighth
   ckpt::LinkOptions link;
+  std::shared_ptr<ckpt::TlsContext> tls;  // none: plain text
+  std::string from;                       // the peer's address, for messages; may be empty
   guest::DriverOptions driver;
   netbuf::NetOptions net;
   std::string files_dir;  // boot files received from the peer, named by digest

@@ -4,9 +4,11 @@
 // that runs one virtual millisecond between two checkpoints. Each epoch is taken as soon as the machine has
 // run; the machine's own work is part of it.
 //
-//   engine_bench [--seconds N] [--dirty PAGES] [--shadow-mib N]
+//   engine_bench [--seconds N] [--dirty PAGES] [--interval-us N] [--tls ROUNDS]
 //
-// Prints one line of JSON: acknowledged epochs a second, and the medians of what an epoch cost.
+// Prints one line of JSON: acknowledged epochs a second, and the medians of what an epoch cost. With --tls
+// plain text and TLS alternate, so many times: the medians over the rounds, and of the ratios within each
+// round.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -18,11 +20,13 @@
 #include <condition_variable>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "arbiter/arbiter.h"
 #include "backup/session.h"
+#include "bench/tls_pair.h"
 #include "guest/sim/driver.h"
 #include "guest/sim/machine.h"
 #include "primary/protection.h"
@@ -77,7 +81,8 @@ class SteppedGuest : public guest::Guest {
 struct Settings {
   double seconds = 5;
   uint32_t dirty = 112;  // some are written twice: a median of somewhat more than 100 distinct pages
-  uint64_t shadow_mib = 128;
+  int interval_us = 1;
+  int tls_rounds = 0;
 };
 
 class Samples {
@@ -127,7 +132,9 @@ double to_us(Duration duration) {
   return to_ms(duration) * 1e3;
 }
 
-Result<nlohmann::json> measure(const Settings& settings, const std::string& directory) {
+/// `keys`: none for plain text.
+Result<nlohmann::json> measure(const Settings& settings, const std::string& directory,
+                               const ckpt::TlsPair* keys) {
   guest::Definition definition;
   definition.name = "sim1";
   definition.driver = "sim";
@@ -146,8 +153,9 @@ Result<nlohmann::json> measure(const Settings& settings, const std::string& dire
   ours.node = "a";
   ours.peer = "b";
   REMUSD_ASSIGN(const ScopedFd listener, listen_on_loopback(&ours.peer_address));
-  ours.pace.interval = std::chrono::microseconds(1);
+  ours.pace.interval = std::chrono::microseconds(settings.interval_us);
   ours.heartbeat_lost = 100;
+  if (keys != nullptr) ours.tls = keys->shared_near();
   Samples samples;
   primary::Callbacks callbacks;
   callbacks.on_epoch = [&](const EpochSample& sample) { samples.add(sample); };
@@ -158,6 +166,7 @@ Result<nlohmann::json> measure(const Settings& settings, const std::string& dire
   backup::Options theirs;
   theirs.node = "b";
   theirs.heartbeat_lost = 100;
+  if (keys != nullptr) theirs.tls = keys->shared_far();
   theirs.driver = driver;
   theirs.files_dir = directory;
   REMUSD_ASSIGN(const auto session,
@@ -189,6 +198,30 @@ Result<nlohmann::json> measure(const Settings& settings, const std::string& dire
       {"commit_us", median(taken, [](const Sample& s) { return to_us(s.commit); })}};
 }
 
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+Result<nlohmann::json> compare(const Settings& settings, const std::string& directory) {
+  const ckpt::TlsPair keys;
+  std::map<std::string, std::vector<double>> found;
+  for (int round = 0; round < settings.tls_rounds; ++round) {
+    nlohmann::json plain, tls;
+    for (const bool with : {round % 2 == 0, round % 2 != 0}) {
+      REMUSD_ASSIGN((with ? tls : plain), measure(settings, directory, with ? &keys : nullptr));
+    }
+    for (const char* figure : {"commit_us", "pause_us", "sim_epochs_per_s"}) {
+      found[std::string("plain_") + figure].push_back(plain[figure].get<double>());
+      found[std::string("tls_") + figure].push_back(tls[figure].get<double>());
+    }
+    found["tls_commit_ratio"].push_back(tls["commit_us"].get<double>() / plain["commit_us"].get<double>());
+  }
+  nlohmann::json result;
+  for (auto& [figure, values] : found) result[figure] = median(std::move(values));
+  return result;
+}
+
 }  // namespace
 }  // namespace remusd
 
@@ -197,13 +230,18 @@ int main(int argc, char** argv) {
   CLI::App app("The checkpoint engine without a hypervisor: epochs a second over loopback TCP.");
   app.add_option("--seconds", settings.seconds, "How long to measure")->check(CLI::Range(0.1, 3600.0));
   app.add_option("--dirty", settings.dirty, "Page writes an epoch")->check(CLI::Range(1, 100000));
+  app.add_option("--interval-us", settings.interval_us, "From one epoch to the next, at least")
+      ->check(CLI::Range(1, 1000000));
+  app.add_option("--tls", settings.tls_rounds, "Compare TLS with plain text, in so many rounds")
+      ->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   std::string directory = "/tmp/remusd-engine-XXXXXX";
   if (::mkdtemp(directory.data()) == nullptr) {
     std::perror("make a directory");
     return 1;
   }
-  const auto result = remusd::measure(settings, directory);
+  const auto result = settings.tls_rounds > 0 ? remusd::compare(settings, directory)
+                                              : remusd::measure(settings, directory, nullptr);
   std::filesystem::remove_all(directory);
   if (!result.ok()) {
     std::fprintf(stderr, "engine_bench: %s\n", result.status().message().c_str());

@@ -150,7 +150,7 @@ def complete(result, note=NOT_RUN):
     for name in PEERS:
         peers.setdefault(name, empty_peer(note))
     engine = result.setdefault("engine", {})
-    for field in ("sim_epochs_per_s", "delta_encode_gb_s", "lz4_gb_s", "memcpy_gb_s"):
+    for field in ("sim_epochs_per_s", "delta_encode_gb_s", "lz4_gb_s", "memcpy_gb_s", "tls_commit_ratio"):
         engine.setdefault(field, None)
     failover = result.setdefault("failover", {})
     for field in ("promote_ms", "failover_ms"):
@@ -205,6 +205,8 @@ def wanted(result):
     at_most("wire, of raw dirty bytes, kv: <= 0.15", at(result, "remusd.kv.wire_ratio"), 0.15)
     at_most("wire, of raw dirty bytes, incompressible: <= 1.02",
             at(result, "remusd.incompressible.wire_ratio"), 1.02)
+    at_most("commit p50 with TLS between the hosts, of plain text: <= 1.15",
+            at(result, "engine.tls_commit_ratio"), 1.15)
     at_most("promotion, ms: <= 10", at(result, "failover.promote_ms"), 10)
     at_most("kill to first reply, heartbeat 10 ms x 4, ms: <= 150", at(result, "failover.failover_ms"), 150)
     at_most("8 guests at 25 ms: the worst guest's epoch interval p99, ms: <= 50",

@@ -2,7 +2,8 @@
 //
 // What a link costs: the way of a COMMIT to the backup's handler and of the ACK back, with 0 to 1 MiB of
 // pages before it; a stream of pages one way; a wake-up. Variants of LinkOptions alternate within one run, so
-// that what else the machine does meets all of them. Usage: link_bench [rounds [part of transport/measure]]
+// that what else the machine does meets all of them, with plain text and with TLS. Usage: link_bench [rounds
+// [part of transport/measure [part of variant]]]; the first variant is what the others are compared with.
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -15,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/tls_pair.h"
 #include "ckpt/link.h"
 
 namespace remusd::ckpt {
@@ -23,6 +25,7 @@ namespace {
 struct Variant {
   const char* name;
   LinkOptions options;
+  bool tls = false;
 };
 
 struct Figures {
@@ -52,6 +55,15 @@ constexpr size_t kCommitBytes = 48, kAckBytes = 16;
 [[noreturn]] void fail(const std::string& what) {
   std::fprintf(stderr, "link_bench: %s\n", what.c_str());
   std::exit(1);
+}
+
+/// One side of a measurement; its handshake goes on with its waits.
+Result<std::unique_ptr<Link>> adopt(ScopedFd socket, const Variant& variant, bool connects) {
+  if (!variant.tls) return Link::adopt(std::move(socket), variant.options);
+  static const TlsPair keys;
+  auto session = connects ? keys.near().connect("b") : keys.far().accept();
+  if (!session.ok()) return session.status();
+  return Link::adopt(std::move(socket), variant.options, *std::move(session));
 }
 
 std::pair<ScopedFd, ScopedFd> unix_pair() {
@@ -100,7 +112,7 @@ class Peer {
  public:
   Peer(ScopedFd socket, const Variant& variant, uint64_t first, uint64_t last)
       : first_(first), last_(last), thread_([this, fd = std::move(socket), &variant]() mutable {
-          auto link = Link::adopt(std::move(fd), variant.options);
+          auto link = adopt(std::move(fd), variant, /*connects=*/false);
           check(link.status());
           run(**link);
         }) {}
@@ -181,7 +193,7 @@ Figures run(const Measure& measure, const Variant& variant, bool tcp) {
   const int rounds = stream ? 1 : measure.count;
   const auto first = static_cast<uint64_t>(warm), last = static_cast<uint64_t>(warm + rounds);
   Peer peer(std::move(far_fd), variant, first, last);
-  auto link = Link::adopt(std::move(near_fd), variant.options);
+  auto link = adopt(std::move(near_fd), variant, /*connects=*/true);
   check(link.status());
   const std::vector<std::byte> body(measure.body_bytes, std::byte{0x5a});
   std::vector<double> times;
@@ -236,14 +248,19 @@ void report(const std::string& name, const std::vector<Variant>& variants,
   std::fflush(stdout);
 }
 
-int run_all(int rounds, const std::string& filter) {
+int run_all(int rounds, const std::string& filter, const std::string& some) {
   // A change of the link is measured by an option that turns it on, here, for as long as it is not decided.
-  const std::vector<Variant> variants = {
-      {"as it is", {}},
-      {"the same", {}},  // how far equal things are apart in this run
+  std::vector<Variant> variants = {
+      {"plain", {}},
+      {"plain again", {}},  // how far equal things are apart in this run
+      {"tls", {}, true},
       {"queue 4 MiB", {.send_queue_bytes = 4u << 20}},
       {"receive 8 MiB", {.receive_buffer_bytes = 8u << 20}},
   };
+  const char* const first = variants[0].name;
+  std::erase_if(variants, [&](const Variant& one) {
+    return !some.empty() && std::string(one.name).find(some) == std::string::npos && one.name != first;
+  });
   const Measure measures[] = {
       {"commit", Kind::round_trips, 0, 3000},
       {"commit_64k", Kind::round_trips, 64u << 10, 2000},
@@ -278,5 +295,5 @@ int run_all(int rounds, const std::string& filter) {
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 7;
-  return remusd::ckpt::run_all(rounds < 1 ? 1 : rounds, argc > 2 ? argv[2] : "");
+  return remusd::ckpt::run_all(rounds < 1 ? 1 : rounds, argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : "");
 }

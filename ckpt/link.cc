@@ -10,6 +10,11 @@
 // * What tells a wake-up is `rest`, exchanged by both sides; the descriptor only ends a sleep. It is written
 //   when the owner may sleep, so its read may complete later than the wake-up was seen: that ends no wait.
 // * close() cancels what is out and waits for it, so a closed link owns its buffers alone.
+// * With TLS the send ring holds cipher text: append() encrypts into it, so that what is queued is bounded by
+// it as
+//   before. The kernel receives into cipher_, which deliver() always uses up; receive_ holds what was
+//   decrypted. Small frames share a record, which ends when a send begins: nothing waits for a record to be
+//   full.
 #include "ckpt/link.h"
 
 #include <fcntl.h>
@@ -19,12 +24,10 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <string>
 
-#include "ckpt/mapping.h"
-#include "ckpt/ring.h"
+#include "ckpt/link_state.h"
 
 namespace remusd::ckpt {
 namespace {
@@ -44,6 +47,12 @@ bool again(int result) {
   return result == -EINTR || result == -EAGAIN || result == -ECANCELED;
 }
 
+/// A peer that is configured otherwise than we are begins like this.
+bool looks_like_tls(std::span<const std::byte> begin) {
+  return begin.size() >= 2 && (begin[0] == std::byte{0x16} || begin[0] == std::byte{0x15}) &&
+         begin[1] == std::byte{3};
+}
+
 Status broken(const std::string& when, int error) {
   return {Code::unavailable,
           Status::from_errno("the connection to the peer broke while " + when, error).message()};
@@ -51,65 +60,19 @@ Status broken(const std::string& when, int error) {
 
 }  // namespace
 
-struct Link::State {
-  ScopedFd socket;
-  ScopedFd wake_fd;
-  uint64_t wake_count = 0;  // written by the kernel
-  enum Rest : int { kAwake, kAsleep, kWoken };
-  std::atomic<int> rest = kAwake;  // of the owner; wake() makes it kWoken, the owner all else
-
-  FrameWriter writer;
-  FrameReader reader;
-  LinkStats stats;
-  bool open = true;
-  Status reason;  // why it is closed
-
-  Mapping send;  // a ring: `queued` bytes from `head`
-  size_t head = 0, queued = 0;
-  Mapping receive;
-  size_t begin = 0, end = 0;  // received and not yet delivered
-
-  size_t sending = 0;  // bytes handed to the kernel, 0: none
-  bool receiving = false, waking = false;
-  bool sent = false;  // since wait() returned last
-  bool in_wait = false;
-  bool at_end = false;  // the peer will send no more
-  int receive_error = 0, send_error = 0;
-
-  Ring ring;  // last: gone before the buffers are
-
-  ~State() { quiesce(); }
-
-  void on_completion(uint64_t operation, int result);
-  void reap() {
-    ring.reap([this](uint64_t operation, int result) { on_completion(operation, result); });
-  }
-  void prepare_send();
-  void prepare_receive();
-  void prepare_wake();
-  void deliver(const std::function<Status(const FrameView&)>& on_frame, uint64_t* delivered);
-  void enqueue(std::span<const std::byte> bytes);
-  void quiesce();
-  void close(Status why);
-
-  /// Both false when wake() was called, which counts from then on as seen.
-  bool rest_begins() {
-    int was = kAwake;
-    if (rest.compare_exchange_strong(was, kAsleep)) return true;
-    rest.exchange(kAwake);  // not a store: what a second waker did before must be seen, too
-    return false;
-  }
-  bool rest_ends() { return rest.exchange(kAwake) != kWoken; }
-};
-
 void Link::State::on_completion(uint64_t operation, int result) {
   switch (operation) {
     case kReceive:
       receiving = false;
       if (result > 0) {
-        end += static_cast<size_t>(result);
-        stats.received_bytes += static_cast<uint64_t>(result);
-        REMUSD_ASSERT(end <= receive.size(), "the kernel was given what is free");
+        const auto bytes = static_cast<size_t>(result);
+        stats.received_bytes += bytes;
+        if (tls) {
+          undecrypted = cipher.bytes().first(bytes);
+        } else {
+          end += bytes;
+          REMUSD_ASSERT(end <= receive.size(), "the kernel was given what is free");
+        }
       } else if (result == 0) {
         at_end = true;
       } else if (!again(result)) {
@@ -141,6 +104,13 @@ void Link::State::on_completion(uint64_t operation, int result) {
 }
 
 void Link::State::prepare_send() {
+  if (tls && sending == 0 && tls->pending() > 0 && failure.ok()) {
+    if (Status status = tls->flush(); !status.ok()) fail(std::move(status));
+  }
+  prepare_queued();
+}
+
+void Link::State::prepare_queued() {
   if (sending > 0 || queued == 0 || send_error != 0) return;
   sending = std::min(queued, send.size() - head);
   io_uring_sqe* entry = ring.prepare();
@@ -150,6 +120,19 @@ void Link::State::prepare_send() {
 
 void Link::State::prepare_receive() {
   if (receiving || at_end || receive_error != 0) return;
+  std::span<std::byte> into = cipher.bytes();
+  if (!tls) {
+    make_room();
+    into = receive.bytes().subspan(end);
+  }
+  REMUSD_ASSERT(undecrypted.empty(), "what was received is used up before more is");
+  receiving = true;
+  io_uring_sqe* entry = ring.prepare();
+  io_uring_prep_recv(entry, socket.get(), into.data(), into.size(), 0);
+  io_uring_sqe_set_data64(entry, kReceive);
+}
+
+void Link::State::make_room() {
   if (begin == end) {
     begin = end = 0;
   } else if (receive.size() - end < receive.size() / 2) {
@@ -159,10 +142,6 @@ void Link::State::prepare_receive() {
     begin = 0;
   }
   REMUSD_ASSERT(end < receive.size(), "what is held is less than one frame, and the buffer is more");
-  receiving = true;
-  io_uring_sqe* entry = ring.prepare();
-  io_uring_prep_recv(entry, socket.get(), receive.data() + end, receive.size() - end, 0);
-  io_uring_sqe_set_data64(entry, kReceive);
 }
 
 void Link::State::prepare_wake() {
@@ -174,20 +153,42 @@ void Link::State::prepare_wake() {
 }
 
 void Link::State::deliver(const std::function<Status(const FrameView&)>& on_frame, uint64_t* delivered) {
-  while (open) {
-    FrameView frame;
-    size_t consumed = 0;
-    if (Status status = reader.next({receive.data() + begin, end - begin}, &frame, &consumed); !status.ok())
-      return close(std::move(status));
-    if (consumed == 0) break;
-    begin += consumed;
-    ++stats.received_frames;
-    ++*delivered;
-    if (Status status = on_frame(frame); !status.ok()) return close(std::move(status));
+  for (bool more = true; more;) {
+    more = tls && decrypt();
+    while (open) {
+      FrameView frame;
+      size_t consumed = 0;
+      const std::span<const std::byte> held(receive.data() + begin, end - begin);
+      if (Status status = reader.next(held, &frame, &consumed); !status.ok()) {
+        if (!tls && stats.received_frames == 0 && looks_like_tls(held)) {
+          status = Status(Code::denied,
+                          "the peer wants TLS, and this node is configured for plain text "
+                          "(insecure = true): configure both alike");
+        }
+        return close(std::move(status));
+      }
+      if (consumed == 0) break;
+      begin += consumed;
+      ++stats.received_frames;
+      ++*delivered;
+      if (Status status = on_frame(frame); !status.ok()) return close(std::move(status));
+    }
+    if (!open) return;
   }
-  if (!open) return;
+  if (tls && !tls->established() && failure.ok() && Clock::now() >= own_deadline())
+    return close({Code::timed_out, "TLS: the peer did not complete the handshake in time"});
+  if (!failure.ok()) {
+    const bool heard = at_end || receive_error != 0 || send_error != 0;
+    if (heard || Clock::now() >= own_deadline()) close(failure);
+    return;
+  }
   if (send_error != 0 && (at_end || receive_error != 0)) return close(broken("sending", send_error));
   if (receive_error != 0) return close(broken("receiving", receive_error));
+  if (at_end && tls && !tls->established()) {
+    return close({Code::unavailable,
+                  "the peer closed the connection during the TLS handshake; its log tells why, "
+                  "or it is configured with insecure = true"});
+  }
   if (at_end) {
     close({Code::unavailable, begin == end ? "the peer closed the connection"
                                            : "the peer closed the connection in the middle of a frame"});
@@ -200,6 +201,14 @@ void Link::State::enqueue(std::span<const std::byte> bytes) {
   if (first > 0) std::memcpy(send.data() + tail, bytes.data(), first);
   if (first < bytes.size()) std::memcpy(send.data(), bytes.data() + first, bytes.size() - first);
   queued += bytes.size();
+}
+
+/// The wire does not idle while the caller encodes or encrypts on.
+void Link::State::send_early() {
+  if (sending > 0 || queued < kEagerSendBytes) return;
+  prepare_queued();
+  // The frame is queued whatever happens here: a failure of the ring shows in the next wait().
+  (void)ring.submit();
 }
 
 void Link::State::quiesce() {
@@ -229,7 +238,8 @@ void Link::State::close(Status why) {
 }
 
 Result<std::unique_ptr<Link>> Link::adopt(ScopedFd socket, const LinkOptions& options,
-                                          std::span<const std::byte> already_read) {
+                                          std::span<const std::byte> already_read,
+                                          std::unique_ptr<TlsSession> tls) {
   if (options.receive_buffer_bytes < kMaxFrameBytes || options.send_queue_bytes < kMinSendQueueBytes) {
     return Status(Code::invalid, "a link needs a receive buffer of at least " +
                                      std::to_string(kMaxFrameBytes) + " bytes and a send queue of at least " +
@@ -253,14 +263,31 @@ Result<std::unique_ptr<Link>> Link::adopt(ScopedFd socket, const LinkOptions& op
 
   state->wake_fd.reset(::eventfd(0, EFD_CLOEXEC));
   if (!state->wake_fd) return Status::from_errno("make an eventfd");
-  REMUSD_ASSIGN(state->send, Mapping::anonymous(options.send_queue_bytes, /*populate=*/false));
+  const size_t send_bytes = tls ? cipher_queue_bytes(options.send_queue_bytes) : options.send_queue_bytes;
+  REMUSD_ASSIGN(state->send, Mapping::anonymous(send_bytes, /*populate=*/false));
+  state->send_limit = options.send_queue_bytes;
   REMUSD_ASSIGN(state->receive, Mapping::anonymous(options.receive_buffer_bytes, /*populate=*/false));
   REMUSD_TRY(state->ring.open(kRingEntries));
   if (!already_read.empty()) std::memcpy(state->receive.data(), already_read.data(), already_read.size());
   state->end = already_read.size();
   state->stats.received_bytes = already_read.size();
+  if (tls) {
+    REMUSD_ASSIGN(state->cipher, Mapping::anonymous(kCipherBytes, /*populate=*/false));
+    tls->set_output(
+        [owner = state.get()](std::span<const std::byte> bytes) { return owner->take_cipher(bytes); });
+    state->tls = std::move(tls);
+  }
   state->socket = std::move(socket);
   return std::unique_ptr<Link>(new Link(std::move(state)));
+}
+
+Result<std::unique_ptr<Link>> Link::adopt(ScopedFd socket, const LinkOptions& options,
+                                          std::span<const std::byte> already_read) {
+  return adopt(std::move(socket), options, already_read, nullptr);
+}
+Result<std::unique_ptr<Link>> Link::adopt(ScopedFd socket, const LinkOptions& options,
+                                          std::unique_ptr<TlsSession> tls) {
+  return adopt(std::move(socket), options, {}, std::move(tls));
 }
 
 Link::Link(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -275,10 +302,21 @@ FrameReader& Link::reader() {
   return state_->reader;
 }
 size_t Link::send_space() const {
-  return state_->open ? state_->send.size() - state_->queued : 0;
+  return state_->space();
 }
 bool Link::drained() const {
-  return state_->queued == 0;
+  return state_->queued == 0 && (!state_->tls || state_->tls->pending() == 0);
+}
+uint64_t Link::sent_bytes_when_drained() const {
+  const size_t kept = state_->tls ? state_->tls->pending() : 0;
+  return state_->stats.sent_bytes + state_->queued + (kept > 0 ? kept + kTlsRecordOverhead : 0);
+}
+bool Link::secured() const {
+  return state_->tls && state_->tls->established();
+}
+const std::string& Link::peer_node() const {
+  static const std::string kNobody;
+  return state_->tls ? state_->tls->peer_node() : kNobody;
 }
 bool Link::open() const {
   return state_->open;
@@ -298,9 +336,9 @@ Status Link::append(FrameType type, uint64_t epoch, std::span<const std::byte> b
   State& state = *state_;
   if (!state.open) return state.reason;
   const size_t frame_bytes = sizeof(FrameHeader) + body.size();
-  if (frame_bytes > state.send.size()) {
+  if (frame_bytes > state.send_limit) {
     return {Code::invalid, "a frame of " + std::to_string(frame_bytes) +
-                               " bytes does not fit the send queue of " + std::to_string(state.send.size())};
+                               " bytes does not fit the send queue of " + std::to_string(state.send_limit)};
   }
   state.reap();
   if (frame_bytes > send_space()) {
@@ -308,15 +346,15 @@ Status Link::append(FrameType type, uint64_t epoch, std::span<const std::byte> b
     return {Code::exhausted, "the send queue is full: the peer takes less than is sent"};
   }
   const FrameHeader header = state.writer.seal(type, epoch, body);
-  state.enqueue(std::as_bytes(std::span(&header, 1)));
-  state.enqueue(body);
+  if (state.tls) {
+    state.encrypt(header, body);
+  } else {
+    state.enqueue(std::as_bytes(std::span(&header, 1)));
+    state.enqueue(body);
+  }
   ++state.stats.sent_frames;
   if (checksum != nullptr) *checksum = header.checksum;
-  if (state.sending == 0 && state.queued >= kEagerSendBytes) {
-    state.prepare_send();
-    // The frame is queued whatever happens here: a failure of the ring shows in the next wait().
-    (void)state.ring.submit();
-  }
+  state.send_early();
   return {};
 }
 
@@ -353,8 +391,10 @@ Status Link::wait(Time deadline, const std::function<Status(const FrameView&)>& 
     const Time now = Clock::now();
     last_look = deadline <= now;
     if (!state.rest_begins()) stirred = true;
-    const Duration sleep =
-        last_look || stirred ? Duration::zero() : std::min<Duration>(deadline - now, kLongestSleep);
+    const Time until = std::min(deadline, state.own_deadline());
+    const Duration sleep = last_look || stirred || until <= now
+                               ? Duration::zero()
+                               : std::min<Duration>(until - now, kLongestSleep);
     const Status status = state.ring.submit_and_wait(sleep);
     if (!state.rest_ends()) stirred = true;
     if (!status.ok()) {

@@ -9,6 +9,10 @@
 //
 // States: open -> closed(status). A closed link stays closed; frames that were already received whole before
 // the close are delivered first.
+//
+// With a TlsSession the frames go through TLS. Its handshake is part of wait(): it begins with the first one,
+// and until it is done there is no send space and nothing is delivered. One that fails, or is not done in
+// time, closes the link; the peer is told why before, as far as it listens.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +25,7 @@
 #include "ckpt/frame.h"
 #include "ckpt/scoped_fd.h"
 #include "ckpt/status.h"
+#include "ckpt/tls.h"
 
 namespace remusd::ckpt {
 
@@ -29,9 +34,11 @@ struct LinkOptions {
   size_t receive_buffer_bytes = 4u << 20;  // at least one whole frame; two are better
 };
 inline constexpr size_t kMinSendQueueBytes = 64u << 10;
+/// What a link holds, at most.
+size_t link_memory_bytes(const LinkOptions& options, bool tls);
 
 struct LinkStats {
-  uint64_t sent_bytes = 0;   // taken by the kernel
+  uint64_t sent_bytes = 0;   // taken by the kernel; with TLS, of cipher text
   uint64_t sent_frames = 0;  // queued
   uint64_t received_bytes = 0, received_frames = 0;
   uint64_t send_queue_full = 0;  // times append() was refused
@@ -44,6 +51,9 @@ class Link {
   /// was read from it before must be passed in `already_read`.
   static Result<std::unique_ptr<Link>> adopt(ScopedFd socket, const LinkOptions& options,
                                              std::span<const std::byte> already_read = {});
+  /// The same with TLS; none for plain text.
+  static Result<std::unique_ptr<Link>> adopt(ScopedFd socket, const LinkOptions& options,
+                                             std::unique_ptr<TlsSession> tls);
   ~Link();
 
   FrameWriter& writer();
@@ -58,6 +68,12 @@ class Link {
   size_t send_space() const;
   /// Nothing is queued or in flight.
   bool drained() const;
+  /// What stats().sent_bytes will have reached when all that is queued now has been taken by the kernel.
+  uint64_t sent_bytes_when_drained() const;
+  /// The link has TLS and its handshake is done.
+  bool secured() const;
+  /// The node that the peer proved to be. Empty unless secured.
+  const std::string& peer_node() const;
 
   /// Submits, then sleeps until a frame, send room, a wake() or `deadline`. Calls `on_frame` for each frame
   /// received (its body is valid during the call); a failing Status from it closes the link with that status.
@@ -81,6 +97,9 @@ class Link {
  private:
   struct State;
   explicit Link(std::unique_ptr<State> state);
+  static Result<std::unique_ptr<Link>> adopt(ScopedFd socket, const LinkOptions& options,
+                                             std::span<const std::byte> already_read,
+                                             std::unique_ptr<TlsSession> tls);
   std::unique_ptr<State> state_;
 };
 

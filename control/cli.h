@@ -36,6 +36,7 @@ void add_list(CLI::App& app, CliContext& context);
 void add_status(CLI::App& app, CliContext& context);
 void add_wait(CLI::App& app, CliContext& context);
 void add_bench(CLI::App& app, CliContext& context);
+void add_keys(CLI::App& app, CliContext& context);
 
 // What verbs share.
 

@@ -116,6 +116,9 @@ void print_guest(const nlohmann::json& guest) {
               real(guest, "commit_ms", "p99"));
   std::printf("  dirty       p50 %.0f pages, p99 %.0f pages\n", real(guest, "dirty_pages", "p50"),
               real(guest, "dirty_pages", "p99"));
+  if (const std::string transport = guest.value("transport", ""); !transport.empty()) {
+    std::printf("  transport   %s\n", transport == "tls" ? "TLS 1.3" : "plain text: NOT ENCRYPTED");
+  }
   std::printf("  tracker     %s\n", guest.value("tracker", "").c_str());
   std::printf("  held        %" PRIu64 " bytes of packets\n", number(guest, "held_bytes"));
   const nlohmann::json resync = guest.value("resync", nlohmann::json::object());

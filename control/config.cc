@@ -121,6 +121,11 @@ Status read_file(const std::string& path, Config* config, std::string* arbiter_a
          optional_path_field("ca", &config->etcd.ca), optional_path_field("cert", &config->etcd.cert),
          optional_path_field("key", &config->etcd.key)});
   };
+  const auto tls = [&](const toml::table& table) {
+    return read_fields(table, "tls.",
+                       {path_field("ca", &config->tls_ca), path_field("cert", &config->tls_cert),
+                        path_field("key", &config->tls_key), bool_field("insecure", &config->insecure)});
+  };
   const auto protection = [&](const toml::table& table) {
     return read_fields(table, "protection.",
                        {integer_field("epoch_ms", kEpochMinMs, kEpochMaxMs, &config->epoch_ms),
@@ -164,7 +169,7 @@ Status read_file(const std::string& path, Config* config, std::string* arbiter_a
        path_field("runtime_dir", &config->runtime_dir), path_field("guests_dir", &config->guests_dir),
        table_field("arbiter", arbiter),
        table_field("peer", [&](const toml::table& table) { return read_peers(table, config); }),
-       table_field("protection", protection), table_field("qemu", qemu)});
+       table_field("tls", tls), table_field("protection", protection), table_field("qemu", qemu)});
 }
 
 }  // namespace

@@ -35,6 +35,10 @@ struct Config {
   arbiter::EtcdOptions etcd;                 // for arbiter_kind "etcd"
   std::map<std::string, std::string> peers;  // name to "host:port"
   std::map<std::string, FenceAgent> fences;  // of those peers that have one
+  std::string tls_ca = "/etc/remusd/keys/ca.crt";
+  std::string tls_cert = "/etc/remusd/keys/node.crt";
+  std::string tls_key = "/etc/remusd/keys/node.key";
+  bool insecure = false;  // plain text between nodes
 
   int epoch_ms = 25;
   int latency_target_ms = 0;  // 0: none

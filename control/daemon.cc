@@ -126,6 +126,7 @@ Result<std::unique_ptr<Daemon>> Daemon::open(Config config) {
 
 Status Daemon::open_all() {
   using std::filesystem::perms;
+  REMUSD_ASSIGN(tls_, PeerTls::open(config_));
   REMUSD_TRY(make_directory(config_.state_dir, perms::owner_all));
   REMUSD_TRY(make_directory(config_.state_dir + "/files", perms::owner_all));
   REMUSD_TRY(make_directory(config_.state_dir + "/guests", perms::owner_all));
@@ -136,16 +137,16 @@ Status Daemon::open_all() {
   metrics_.set_limit("shadow", static_cast<double>(config_.shadow_mib) * 1048576);
   metrics_.set_limit("packets", static_cast<double>(config_.packet_buffer_mib) * 1048576);
   const ckpt::LinkOptions link;
-  metrics_.set_limit("link", static_cast<double>(link.send_queue_bytes + link.receive_buffer_bytes));
-  context_ =
-      std::make_unique<HostContext>(HostContext{config_, *arbiter_, metrics_, residues_, pool_.get_executor(),
-                                                [this](GuestHost& host) { retired(host); }});
+  metrics_.set_limit("link", static_cast<double>(ckpt::link_memory_bytes(link, !config_.insecure)));
+  context_ = std::make_unique<HostContext>(HostContext{config_, *arbiter_, metrics_, residues_, *tls_,
+                                                       pool_.get_executor(),
+                                                       [this](GuestHost& host) { retired(host); }});
   inherit_guests();
   REMUSD_ASSIGN(api_, HttpServer::listen_unix(loop_, config_.api, make_local_api(*this)));
   if (!config_.metrics.empty()) {
     REMUSD_ASSIGN(web_, HttpServer::listen_tcp(loop_, config_.metrics, make_http_metrics(*this)));
   }
-  REMUSD_ASSIGN(peers_, PeerListener::start(loop_, pool_.get_executor(), config_, *arbiter_,
+  REMUSD_ASSIGN(peers_, PeerListener::start(loop_, pool_.get_executor(), config_, *arbiter_, *tls_,
                                             [this](const std::string& vm) { return find_or_make(vm); }));
   return {};
 }
@@ -167,10 +168,8 @@ void Daemon::run() {
   signals_.async_wait([this](boost::system::error_code error, int) {
     if (!error) stop();
   });
-  reload_.async_wait([](boost::system::error_code error, int) {
-    if (!error)
-      log(LogLevel::warn, {}, "SIGHUP: the configuration is read at start only; restart to apply it");
-  });
+  await_reload();
+  tls_->begin(metrics_);
   poll_guests();
   feed_watchdog();
   log(LogLevel::info, {}, "node " + config_.node + " serves on " + config_.api + ", remusd " REMUSD_VERSION);
@@ -183,7 +182,17 @@ void Daemon::run() {
     std::_Exit(0);  // A protection still asks the arbiter; what it borrows must not be taken from it.
 }
 
+void Daemon::await_reload() {
+  reload_.async_wait([this](boost::system::error_code error, int) {
+    if (error) return;
+    log(LogLevel::info, {}, "SIGHUP: keys are read again; the configuration is read at start only");
+    tls_->reload();
+    await_reload();
+  });
+}
+
 void Daemon::poll_guests() {
+  tls_->watch();
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, host] : hosts_) {

@@ -18,6 +18,7 @@
 #include "control/guest_host.h"
 #include "control/http_server.h"
 #include "control/peer_listener.h"
+#include "control/peer_tls.h"
 
 namespace remusd::control {
 
@@ -48,6 +49,7 @@ class Daemon {
   explicit Daemon(Config config);
   Status open_all();
   void inherit_guests();
+  void await_reload();
   void command_start(const std::string& vm, const nlohmann::json& arguments, std::function<void(Reply)> done);
   std::shared_ptr<GuestHost> find(const std::string& vm) const;
   Result<std::shared_ptr<GuestHost>> find_or_make(const std::string& vm);
@@ -62,6 +64,7 @@ class Daemon {
   std::unique_ptr<arbiter::Arbiter> arbiter_;
   Metrics metrics_;
   Residues residues_;
+  std::unique_ptr<PeerTls> tls_;
   boost::asio::thread_pool pool_;
   std::unique_ptr<HostContext> context_;
   mutable std::mutex mutex_;

@@ -169,6 +169,7 @@ Reply GuestHost::protect(const std::string& peer, const primary::PaceOptions& pa
   settle();
   if (!dry_run && replace_attempt(peer, pace)) return done(status());
   if (Status fit = check_protect(peer); !fit.ok()) return fit;
+  if (const auto tls = context_.tls.context(); !tls.ok()) return tls.status().with_context("protect " + name_);
   if (dry_run) {
     return would("protect " + name_ + " on node '" + peer + "' at " + context_.config.peers.at(peer) +
                  " with " + describe(pace));
@@ -180,7 +181,10 @@ Reply GuestHost::protect(const std::string& peer, const primary::PaceOptions& pa
 
 Status GuestHost::begin_protection(const std::string& peer, const primary::PaceOptions& pace,
                                    bool automatic) {
-  const primary::Options options = protection_options(peer, pace);
+  auto tls = context_.tls.context();
+  if (!tls.ok()) return tls.status().with_context("protect " + name_);
+  primary::Options options = protection_options(peer, pace);
+  options.tls = *std::move(tls);
   uint64_t id = 0;
   {
     const std::lock_guard lock(mutex_);

@@ -32,6 +32,7 @@
 #include "control/guest_state_file.h"
 #include "control/guest_status.h"
 #include "control/metrics.h"
+#include "control/peer_tls.h"
 #include "control/reprotect.h"
 #include "control/residue.h"
 #include "control/session_slot.h"
@@ -47,6 +48,7 @@ struct HostContext {
   arbiter::Arbiter& arbiter;
   Metrics& metrics;
   Residues& residues;
+  PeerTls& tls;
   boost::asio::any_io_executor pool;
   /// On the strand: this host retired, take it off the list.
   std::function<void(GuestHost&)> on_retired;

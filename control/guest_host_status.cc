@@ -36,6 +36,7 @@ GuestStatus GuestHost::status() const {
     const auto session = slot->session();
     fill_backup(session != nullptr ? session->snapshot() : slot->last(), &now);
   }
+  if (now.live) now.transport = context_.tls.insecure() ? "plain" : "tls";
   return now;
 }
 

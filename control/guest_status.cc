@@ -31,6 +31,7 @@ json to_json(const GuestStatus& status) {
       {"role", status.role},
       {"state", status.state},
       {"peer", status.peer},
+      {"transport", status.transport},
       {"generation", status.generation},
       {"epoch_ms", to_ms(status.pace.interval)},
       {"latency_target_ms", to_ms(status.pace.latency_target)},

@@ -64,6 +64,7 @@ struct GuestStatus {
   uint64_t reboots = 0;   // of the guest, since it came to run here
   bool panicked = false;  // its system did, and has not rebooted since
   ReprotectStatus reprotect;
+  std::string transport;  // "tls" or "plain" while it does
 };
 
 nlohmann::json to_json(const GuestStatus& status);

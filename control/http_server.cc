@@ -92,12 +92,24 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool keep_alive_ = false;
 };
 
-// Only root and the daemon's own user may give orders, whatever the socket's mode became.
-bool may_command(int fd) {
+constexpr uid_t kNobodyKnown = static_cast<uid_t>(-1);
+
+/// The user at the other end of a unix socket.
+uid_t user_of(int fd) {
   ucred peer{};
   socklen_t size = sizeof peer;
-  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
-  return peer.uid == 0 || peer.uid == ::geteuid();
+  return ::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.uid : kNobodyKnown;
+}
+
+// Only root and the daemon's own user may give orders, whatever the socket's mode became.
+bool may_command(uid_t user) {
+  return user != kNobodyKnown && (user == 0 || user == ::geteuid());
+}
+
+void deny(const HttpRequest&, const HttpReply& reply) {
+  reply({403, "application/json",
+         R"({"error":{"code":"denied","message":"only root and the daemon's own user may give it orders"}})"
+         "\n"});
 }
 
 }  // namespace
@@ -144,11 +156,17 @@ class Listener : public std::enable_shared_from_this<Listener<Protocol>> {
  private:
   void serve(typename Protocol::socket socket) {
     if (*open_ >= kMaxConnections) return;
-    if (check_user_ && !may_command(socket.native_handle())) {
-      log(LogLevel::warn, {}, "refused a local user without rights on the API socket");
-      return;
+    const uid_t user = check_user_ ? user_of(socket.native_handle()) : 0;
+    const bool denied = check_user_ && !may_command(user);
+    if (denied) {
+      log(LogLevel::warn, {},
+          "refused a request of user " + std::to_string(user) +
+              " on the API socket: only root and the daemon's own "
+              "user may give orders");
     }
-    std::make_shared<Connection>(AnyStream::socket(std::move(socket)), handler_, open_)->read();
+    std::make_shared<Connection>(AnyStream::socket(std::move(socket)), denied ? HttpHandler(deny) : handler_,
+                                 open_)
+        ->read();
   }
 
   typename Protocol::acceptor acceptor_;

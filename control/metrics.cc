@@ -57,6 +57,11 @@ struct Metrics::Families {
 
   Family<Gauge>& residue = gauge("remusd_residue_bytes",
                                  "Memory of a guest or replica that is gone, kept for its next first sync.");
+  Family<Gauge>& peer_tls = gauge("remusd_peer_tls",
+                                  "1 when traffic with other nodes goes through TLS, 0 when "
+                                  "it is plain text.");
+  Family<Gauge>& expiry = gauge("remusd_certificate_expiry_timestamp_seconds",
+                                "When this node's certificate ends, in Unix time.");
 
   Family<Gauge>& state = gauge("remusd_vm_state", "1 for the state that the guest is in, 0 for all others.");
   Family<Gauge>& primary =
@@ -143,6 +148,14 @@ void Metrics::set_residue(const std::string& vm, uint64_t bytes) {
   Gauge& gauge = families_->residue.Add({{"vm", vm}});
   gauge.Set(static_cast<double>(bytes));
   if (bytes == 0) families_->residue.Remove(&gauge);
+}
+
+void Metrics::set_peer_tls(bool encrypted) {
+  families_->peer_tls.Add({}).Set(encrypted ? 1 : 0);
+}
+
+void Metrics::set_certificate_expiry(double seconds) {
+  families_->expiry.Add({}).Set(seconds);
 }
 
 std::string Metrics::text() {

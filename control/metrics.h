@@ -26,6 +26,10 @@ class Metrics {
   void set_limit(const std::string& kind, double bytes);
   /// What a guest left here takes, in bytes; 0 ends the series.
   void set_residue(const std::string& vm, uint64_t bytes);
+  /// Whether traffic with other nodes is encrypted.
+  void set_peer_tls(bool encrypted);
+  /// When this node's certificate ends, in Unix time.
+  void set_certificate_expiry(double seconds);
   /// Everything in the text format, with the process's own memory as of now.
   std::string text();
 

@@ -44,9 +44,10 @@ backup::Options session_options(const Config& config) {
 }  // namespace
 
 PeerListener::PeerListener(asio::io_context& loop, const asio::any_io_executor& pool, const Config& config,
-                           arbiter::Arbiter& arbiter, FindHost find_host)
+                           arbiter::Arbiter& arbiter, const PeerTls& tls, FindHost find_host)
     : config_(config),
       arbiter_(arbiter),
+      tls_(tls),
       find_host_(std::move(find_host)),
       acceptor_(loop),
       retry_(loop),
@@ -55,8 +56,9 @@ PeerListener::PeerListener(asio::io_context& loop, const asio::any_io_executor& 
 Result<std::unique_ptr<PeerListener>> PeerListener::start(asio::io_context& loop,
                                                           const asio::any_io_executor& pool,
                                                           const Config& config, arbiter::Arbiter& arbiter,
-                                                          FindHost find_host) {
-  std::unique_ptr<PeerListener> listener(new PeerListener(loop, pool, config, arbiter, std::move(find_host)));
+                                                          const PeerTls& tls, FindHost find_host) {
+  std::unique_ptr<PeerListener> listener(
+      new PeerListener(loop, pool, config, arbiter, tls, std::move(find_host)));
   if (config.listen.empty()) return listener;
   REMUSD_ASSIGN(listener->acceptor_, listen_on(loop, config.listen, "listen for peers"));
   listener->accept();
@@ -96,18 +98,24 @@ void PeerListener::take(tcp::socket socket) {
   }
   log(LogLevel::info, {}, "a peer connected from " + from.address().to_string());
   const int fd = socket.release(error);
-  asio::post(strand_, [this, fd, id] { begin(fd, id); });
+  asio::post(strand_, [this, fd, id, from = from.address().to_string() + ":" + std::to_string(from.port())] {
+    begin(fd, id, from);
+  });
 }
 
-void PeerListener::begin(int fd, uint64_t id) {
+void PeerListener::begin(int fd, uint64_t id, const std::string& from) {
   ScopedFd owned(fd);
   std::shared_ptr<SessionSlot> slot;
   {
     const std::lock_guard lock(mutex_);
     slot = entries_.at(id).slot;
   }
-  auto session =
-      backup::Session::start(std::move(owned), arbiter_, session_options(config_), callbacks(slot));
+  backup::Options options = session_options(config_);
+  options.from = from;
+  const auto tls = tls_.context();
+  if (tls.ok()) options.tls = *tls;
+  auto session = tls.ok() ? backup::Session::start(std::move(owned), arbiter_, options, callbacks(slot))
+                          : Result<std::unique_ptr<backup::Session>>(tls.status());
   if (!session.ok()) {
     log(LogLevel::warn, {}, "session with a peer: " + session.status().message());
     const std::lock_guard lock(mutex_);

@@ -33,7 +33,7 @@ class PeerListener {
   static Result<std::unique_ptr<PeerListener>> start(boost::asio::io_context& loop,
                                                      const boost::asio::any_io_executor& pool,
                                                      const Config& config, arbiter::Arbiter& arbiter,
-                                                     FindHost find_host);
+                                                     const PeerTls& tls, FindHost find_host);
   /// On the loop: takes nobody any more, and ends the sessions. `done` is called from the pool.
   void stop(std::function<void()> done);
 
@@ -44,10 +44,10 @@ class PeerListener {
   };
 
   PeerListener(boost::asio::io_context& loop, const boost::asio::any_io_executor& pool, const Config& config,
-               arbiter::Arbiter& arbiter, FindHost find_host);
+               arbiter::Arbiter& arbiter, const PeerTls& tls, FindHost find_host);
   void accept();
   void take(boost::asio::ip::tcp::socket socket);
-  void begin(int fd, uint64_t id);
+  void begin(int fd, uint64_t id, const std::string& from);
   backup::Callbacks callbacks(const std::shared_ptr<SessionSlot>& slot);
   Status admit(const std::shared_ptr<SessionSlot>& slot, const std::string& vm, const std::string& peer);
   std::shared_ptr<GuestHost> host_of(uint64_t id) const;
@@ -55,6 +55,7 @@ class PeerListener {
 
   const Config& config_;
   arbiter::Arbiter& arbiter_;
+  const PeerTls& tls_;
   FindHost find_host_;
   boost::asio::ip::tcp::acceptor acceptor_;
   boost::asio::steady_timer retry_;

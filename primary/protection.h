@@ -45,8 +45,9 @@ struct Options {
   size_t shadow_bytes = 128u << 20;   // copies of what the backup has, for deltas; 0: no deltas
   bool seed = true;                   // ask the backup what it has, and send only what differs
   ckpt::LinkOptions link;
-  uint64_t sync_threshold_pages = 2048;  // first sync: stop for the first checkpoint below this
-  int sync_rounds = 8;                   // or after so many passes
+  std::shared_ptr<ckpt::TlsContext> tls;  // none: plain text
+  uint64_t sync_threshold_pages = 2048;   // first sync: stop for the first checkpoint below this
+  int sync_rounds = 8;                    // or after so many passes
   std::string record_path;  // when set, everything sent is also written there (for tests/verify_stream.py)
 };
 

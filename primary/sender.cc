@@ -201,7 +201,7 @@ Sender::Step Sender::encode(Time now) {
   item_.reset();
   slot->committed = Clock::now();
   slot->first_queued = first_queued_;
-  slot->wire_mark = queued_bytes_;
+  slot->wire_mark = link_.sent_bytes_when_drained();
   EpochSample& sample = slot->sample;
   sample.encode = encode_time_;
   sample.raw_bytes = captured_pages_ * kPageSize + slot->device.size() + slot->base.size();

@@ -57,9 +57,9 @@ Status Ship::start() {
   }
   handshake_ = std::make_unique<Handshake>(std::move(config_.handshake));
   snapshot_.generation = config_.generation;
-  snapshot_.memory_bytes = staging_->limit_bytes() + config_.options.link.send_queue_bytes +
-                           config_.options.link.receive_buffer_bytes + ckpt::kMaxBodyBytes +
-                           snapshot_.shadow_limit_bytes +
+  snapshot_.memory_bytes = staging_->limit_bytes() +
+                           ckpt::link_memory_bytes(config_.options.link, config_.options.tls != nullptr) +
+                           ckpt::kMaxBodyBytes + snapshot_.shadow_limit_bytes +
                            (config_.options.seed ? SeedMap::limit_bytes(memory_pages) : 0);
   snapshot_.staging_limit_bytes = staging_->limit_bytes();
   snapshot_.tracker = "none";
@@ -149,7 +149,13 @@ void Ship::connect() {
       "connect to backup " + config_.options.peer + " at " + config_.options.peer_address;
   auto socket = ckpt::connect_to(config_.options.peer_address, config_.options.connect_timeout);
   if (!socket.ok()) return carry_out(core_.link_lost(socket.status().with_context(what), Clock::now()));
-  auto link = ckpt::Link::adopt(*std::move(socket), config_.options.link);
+  std::unique_ptr<ckpt::TlsSession> tls;
+  if (config_.options.tls != nullptr) {
+    auto session = config_.options.tls->connect(config_.options.peer, config_.options.connect_timeout);
+    if (!session.ok()) return carry_out(core_.link_lost(session.status().with_context(what), Clock::now()));
+    tls = *std::move(session);
+  }
+  auto link = ckpt::Link::adopt(*std::move(socket), config_.options.link, std::move(tls));
   if (!link.ok()) return carry_out(core_.link_lost(link.status().with_context(what), Clock::now()));
   link_ = *std::move(link);
   sender_ =

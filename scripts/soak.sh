@@ -5,7 +5,7 @@
 #
 #   scripts/soak.sh --failovers N | --switchovers N [--json] [--nic virtio-net-pci|e1000] [--vcpus N]
 #                   [--tracker auto|async|sync] [--machine pc|q35] [--death kill|power|mixed]
-#                   [--reboot] [--seed N] [--dirty PAGES_PER_S]
+#                   [--reboot] [--seed N] [--dirty PAGES_PER_S] [--plain]
 #
 # One line per failover, and a JSON object as the last line. The seed is printed: give it again to repeat the
 # same moments. --death power takes the cables away first, so that no peer sees a connection being closed.

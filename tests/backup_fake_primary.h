@@ -110,9 +110,10 @@ class FakeArbiter : public arbiter::Arbiter {
 
 class FakePrimary {
  public:
-  explicit FakePrimary(ScopedFd socket, const guest::Definition& definition)
+  explicit FakePrimary(ScopedFd socket, const guest::Definition& definition,
+                       std::unique_ptr<ckpt::TlsSession> tls = nullptr)
       : definition_(definition), machine_(*guest::sim::SimMachine::boot(guest::sim::config_of(definition))) {
-    auto link = ckpt::Link::adopt(std::move(socket), {});
+    auto link = ckpt::Link::adopt(std::move(socket), {}, std::move(tls));
     EXPECT_TRUE(link.ok());
     link_ = *std::move(link);
     link_->writer().set_generation(kTestGeneration);

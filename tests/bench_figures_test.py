@@ -93,8 +93,8 @@ class Result(unittest.TestCase):
                 self.assertLessEqual({"p50", "p99"}, set(one[field]))
         for one in result["peers"].values():
             self.assertEqual((set(one["pause_ms"]), set(one["total_ms"])), ({"p50", "p99"}, {"p50"}))
-        self.assertLessEqual({"sim_epochs_per_s", "delta_encode_gb_s", "lz4_gb_s", "memcpy_gb_s"},
-                             set(result["engine"]))
+        self.assertLessEqual({"sim_epochs_per_s", "delta_encode_gb_s", "lz4_gb_s", "memcpy_gb_s",
+                              "tls_commit_ratio"}, set(result["engine"]))
         self.assertEqual(set(result["failover"]), {"promote_ms", "failover_ms"})
         self.assertIsNone(result["floor"]["pause_ms"]["p50"])
 

@@ -52,7 +52,7 @@ class CommandLine(unittest.TestCase):
 
     def test_every_verb_has_help_with_an_example(self):
         for verb in ("serve", "start", "stop", "protect", "unprotect", "failover", "list", "status", "wait",
-                     "bench", "bench floor"):
+                     "bench", "bench floor", "keys", "keys init", "keys issue", "keys show"):
             answer = run(*verb.split(), "--help")
             self.assertEqual(answer.code, DONE)
             self.assertIn("Example: remusd " + verb, answer.out)

@@ -52,6 +52,23 @@ TEST_F(ConfigTest, EverythingButNodeHasADefault) {
   EXPECT_EQ(config->tracker, "auto");
 }
 
+TEST_F(ConfigTest, KeysHaveAPlaceAndPlainTextMustBeAskedFor) {
+  const auto config = load_config(write("remusd.toml", "node = \"a\"\n"));
+  ASSERT_TRUE(config.ok());
+  EXPECT_EQ(config->tls_ca, "/etc/remusd/keys/ca.crt");
+  EXPECT_EQ(config->tls_cert, "/etc/remusd/keys/node.crt");
+  EXPECT_EQ(config->tls_key, "/etc/remusd/keys/node.key");
+  EXPECT_FALSE(config->insecure);
+  const auto other = load_config(
+      write("remusd.toml",
+            "node = \"a\"\n[tls]\nca = \"/k/ca\"\ncert = \"/k/c\"\nkey = \"/k/k\"\ninsecure = true\n"));
+  ASSERT_TRUE(other.ok()) << other.status().message();
+  EXPECT_EQ(other->tls_key, "/k/k");
+  EXPECT_TRUE(other->insecure);
+  EXPECT_THAT(config_error("node = \"a\"\n[tls]\nsecure = false\n"),
+              HasSubstr(":3: unknown key 'tls.secure'"));
+}
+
 TEST_F(ConfigTest, ConfDirectoryIsReadAfterTheFileInOrderOfNames) {
   write("conf.d/20.toml", "[protection]\nepoch_ms = 50\n");
   write("conf.d/10.toml", "[protection]\nepoch_ms = 40\nheartbeat_ms = 30\n[peer.c]\naddress = \"c:1\"\n");

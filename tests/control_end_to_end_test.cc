@@ -1,7 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// Runs tests/control_cli_test.py, control_roles_test.py and control_grafana_test.py, which drive real daemons
-// as an operator would.
+// Runs the tests/control_*_test.py, which drive real daemons as an operator would.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -27,6 +26,10 @@ TEST(ControlEndToEnd, OperatorsCommandsDoWhatTheySayOnTwoDaemons) {
 
 TEST(ControlEndToEnd, RolesComeAndGoWithoutAnOperator) {
   EXPECT_EQ(run_python("control_roles_test.py"), 0);
+}
+
+TEST(ControlEndToEnd, KeysAreMadeUsedAndChanged) {
+  EXPECT_EQ(run_python("control_keys_test.py"), 0);
 }
 
 TEST(ControlEndToEnd, MetricsAndDashboardsAreCleanOnALivePair) {

@@ -1,8 +1,12 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -66,6 +70,38 @@ TEST_F(HttpTest, ARequestIsAnsweredAndTheSocketIsPrivate) {
   EXPECT_EQ(reply.body.value("method", ""), "POST");
   EXPECT_EQ(reply.body.value("target", ""), "/x");
   EXPECT_EQ(reply.body.value("body", ""), "{\"a\":1}");
+}
+
+/// What user `nobody` gets at the socket: the code of its answer.
+Code ask_as_nobody(const std::string& socket) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    constexpr uid_t kNobody = 65534;
+    if (::setgid(kNobody) != 0 || ::setuid(kNobody) != 0) ::_exit(99);
+    ::_exit(static_cast<int>(ApiClient(socket).post("/v1/guests/vm1/stop", {}).status.code()));
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return static_cast<Code>(WEXITSTATUS(status));
+}
+
+// Fault 46.
+TEST_F(HttpTest, AnotherUserGivesNoOrdersWhateverTheSocketsMode) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to be somebody else";
+  std::atomic<int> orders = 0;
+  serve([&orders](const HttpRequest&, const HttpReply& reply) {
+    ++orders;
+    reply({200, "application/json", "{}"});
+  });
+  EXPECT_TRUE(ApiClient(socket_).get("/x").status.ok());
+  ASSERT_EQ(orders, 1);
+  ASSERT_EQ(::chmod(directory_.c_str(), 0755), 0);
+  EXPECT_NE(ask_as_nobody(socket_), Code::ok) << "the socket's mode";
+  ASSERT_EQ(::chmod(socket_.c_str(), 0666), 0);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(ask_as_nobody(socket_), Code::denied) << "told";
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("refused a request of user 65534"));
+  EXPECT_EQ(orders, 1);
 }
 
 TEST_F(HttpTest, AFailureComesBackAsItWasMeant) {

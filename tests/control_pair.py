@@ -43,7 +43,8 @@ class Result:
 class Node:
     """One daemon: its configuration, its process, and the command line that talks to it."""
 
-    def __init__(self, directory, name, port, peers, arbiter, extra=""):
+    def __init__(self, directory, name, port, peers, arbiter, extra="", keys=None):
+        """`keys`: a directory with the node's keys; none: plain text."""
         self.name, self.port, self.metrics_port = name, port, free_port()
         self.directory = pathlib.Path(directory) / name
         (self.directory / "guests").mkdir(parents=True)
@@ -62,6 +63,8 @@ guests_dir = "{self.directory}/guests"
 directory = "{arbiter}"
 {extra}
 '''
+        text += (f'[tls]\nca = "{keys}/ca.crt"\ncert = "{keys}/node.crt"\nkey = "{keys}/node.key"\n' if keys
+                 else "[tls]\ninsecure = true\n")
         for peer, address in peers.items():
             text += f'[peer.{peer}]\naddress = "{address}"\n'
         self.config.write_text(text)
@@ -108,24 +111,40 @@ directory = "{arbiter}"
         return None
 
 
+def keys(*arguments):
+    return Result(subprocess.run([BINARY, "keys", *arguments], capture_output=True, text=True,
+                                 timeout=PATIENCE_S, check=False))
+
+
 class Pair:
-    """Nodes a and b, each other's peers, with one arbiter."""
+    """Nodes a and b, each other's peers, with one arbiter, and with keys unless `tls` is false."""
 
     def __init__(self, extra="[protection]\nheartbeat_lost = 25\n",
-                 guest="driver = \"sim\"\nmemory_mib = 8\n"):
+                 guest="driver = \"sim\"\nmemory_mib = 8\n", tls=True):
         self.temporary = tempfile.TemporaryDirectory(prefix="remusd-pair-")
         root = self.temporary.name
         ports = [free_port(), free_port()]
         self.dead_port = free_port()
         arbiter = f"{root}/arbiter"
+        self.authority = f"{root}/authority"
+        folders = {name: f"{root}/keys-of-{name}" if tls else None for name in "ab"}
+        if tls:
+            assert keys("init", "--dir", self.authority).code == 0
+            for name in "ab":
+                self.issue(name, folders[name])
         self.a = Node(root, "a", ports[0],
                       {"b": f"127.0.0.1:{ports[1]}", "nowhere": f"127.0.0.1:{self.dead_port}"},
-                      arbiter, extra)
-        self.b = Node(root, "b", ports[1], {"a": f"127.0.0.1:{ports[0]}"}, arbiter, extra)
+                      arbiter, extra, folders["a"])
+        self.b = Node(root, "b", ports[1], {"a": f"127.0.0.1:{ports[0]}"}, arbiter, extra, folders["b"])
         self.a.define("vm1", f'name = "vm1"\n{guest}')
         self.b.define("vm1", f'name = "vm1"\n{guest}')
         self.a.start()
         self.b.start()
+
+    def issue(self, name, folder):
+        done = keys("issue", name, "--dir", self.authority, "--out", folder)
+        assert done.code == 0, done.err
+        return folder
 
     def close(self):
         for node in (self.a, self.b):

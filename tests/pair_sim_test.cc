@@ -1,9 +1,9 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // A whole pair on one machine: primary::Protection and backup::Session over TCP, a simulated guest, real
-// gates, the file arbiter. A client judges from the replies alone: a counter that it saw must never come
-// again. The replica's TAP needs CAP_NET_ADMIN and /dev/net/tun; where they are missing the tests skip and
-// say so. FAULTS.md 1, 2, 3, 17, 20, 23, 38, 41.
+// gates, the file arbiter, with plain text between them and with TLS. A client judges from the replies alone:
+// a counter that it saw must never come again. The replica's TAP needs CAP_NET_ADMIN and /dev/net/tun; where
+// they are missing the tests skip and say so. FAULTS.md 1, 2, 3, 17, 20, 23, 38, 41.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -22,6 +22,7 @@
 #include "backup/session.h"
 #include "guest/sim/protocol.h"
 #include "primary/protection.h"
+#include "tests/ckpt_tls_keys.h"
 
 namespace remusd {
 namespace {
@@ -138,7 +139,7 @@ class Client {
   std::thread thread_;
 };
 
-class PairSim : public testing::Test {
+class PairSim : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     const std::string unique = std::to_string(::getpid());
@@ -204,6 +205,7 @@ class PairSim : public testing::Test {
     ours.shadow_bytes = shadow_bytes_;
     ours.heartbeat_lost = 50;  // the machine may be busy with other tests
     ours.arbiter_timeout = milliseconds(200);
+    if (GetParam()) ours.tls = keys_.node("a");
     auto protection = primary::Protection::start(*guest_, definition_, *net_, *primary_arbiter_, ours,
                                                  primary::Callbacks{});
     ASSERT_TRUE(protection.ok()) << protection.status().message();
@@ -220,6 +222,7 @@ class PairSim : public testing::Test {
     theirs.driver = driver_;
     theirs.files_dir = directory_ + "/files";
     theirs.fence = fence_;
+    if (GetParam()) theirs.tls = keys_.node("b");
     backup::Callbacks callbacks;
     callbacks.on_promoted = [this](backup::Promoted promoted) { promoted_ = std::move(promoted); };
     auto session =
@@ -255,6 +258,7 @@ class PairSim : public testing::Test {
     EXPECT_EQ(promoted_.generation, (*arbiter_->read(definition_.name, Time::max()))->generation);
   }
 
+  ckpt::TestKeys keys_;
   std::string directory_;
   guest::Definition definition_;
   guest::DriverOptions driver_;
@@ -273,7 +277,7 @@ class PairSim : public testing::Test {
   size_t shadow_bytes_ = primary::Options().shadow_bytes;
 };
 
-TEST_F(PairSim, NothingThatWasHeardIsTakenBackWhenTheReplicaTakesOver) {
+TEST_P(PairSim, NothingThatWasHeardIsTakenBackWhenTheReplicaTakesOver) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(60));
   EXPECT_GT(client_->from_primary, 0u);
@@ -292,7 +296,7 @@ TEST_F(PairSim, NothingThatWasHeardIsTakenBackWhenTheReplicaTakesOver) {
   EXPECT_EQ(client_->from_primary, said);
 }
 
-TEST_F(PairSim, OutputThatWaitsEndsEpochsEarly) {
+TEST_P(PairSim, OutputThatWaitsEndsEpochsEarly) {
   pace_.interval = milliseconds(500);
   pace_.latency_target = milliseconds(4);
   pace_.epoch_min = milliseconds(1);
@@ -304,7 +308,7 @@ TEST_F(PairSim, OutputThatWaitsEndsEpochsEarly) {
 }
 
 // The replica refuses memory that is not that of its device state: a wrong delta would be seen.
-TEST_F(PairSim, TheReplicaIsTheGuestOfTheCommittedEpochWhateverTheShadowHolds) {
+TEST_P(PairSim, TheReplicaIsTheGuestOfTheCommittedEpochWhateverTheShadowHolds) {
   for (const size_t pages : {2048u, 64u, 1u, 0u}) {
     SCOPED_TRACE("a shadow of " + std::to_string(pages) + " pages");
     if (pages != 2048) {
@@ -326,7 +330,7 @@ TEST_F(PairSim, TheReplicaIsTheGuestOfTheCommittedEpochWhateverTheShadowHolds) {
   }
 }
 
-TEST_F(PairSim, WhoeverWinsTheRaceIsHeardAndTheOtherIsNot) {
+TEST_P(PairSim, WhoeverWinsTheRaceIsHeardAndTheOtherIsNot) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(20));
   cut();
@@ -347,7 +351,7 @@ TEST_F(PairSim, WhoeverWinsTheRaceIsHeardAndTheOtherIsNot) {
   EXPECT_EQ(client_->rolled_back, 0u);
 }
 
-TEST_F(PairSim, TheGuestGoesOnWhenTheBackupIsLostAndProtectWorksAgain) {
+TEST_P(PairSim, TheGuestGoesOnWhenTheBackupIsLostAndProtectWorksAgain) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(20));
   backup_arbiter_->cut = true;
@@ -366,7 +370,7 @@ TEST_F(PairSim, TheGuestGoesOnWhenTheBackupIsLostAndProtectWorksAgain) {
   EXPECT_EQ(client_->from_replica, 0u);
 }
 
-TEST_F(PairSim, UnprotectEndsTheStandbyInOrder) {
+TEST_P(PairSim, UnprotectEndsTheStandbyInOrder) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(10));
   protection_->unprotect("enough");
@@ -378,7 +382,7 @@ TEST_F(PairSim, UnprotectEndsTheStandbyInOrder) {
   EXPECT_EQ(client_->rolled_back, 0u);
 }
 
-TEST_F(PairSim, AnOrderedFailoverMovesTheGuestFromEitherSide) {
+TEST_P(PairSim, AnOrderedFailoverMovesTheGuestFromEitherSide) {
   for (const bool here : {true, false}) {
     SCOPED_TRACE(here ? "ordered at the primary" : "ordered at the backup");
     if (!here) {
@@ -398,7 +402,7 @@ TEST_F(PairSim, AnOrderedFailoverMovesTheGuestFromEitherSide) {
   }
 }
 
-TEST_F(PairSim, ASwitchoverLosesNothingNotEvenWhatComesWhileTheGuestStands) {
+TEST_P(PairSim, ASwitchoverLosesNothingNotEvenWhatComesWhileTheGuestStands) {
   for (const bool here : {true, false}) {
     SCOPED_TRACE(here ? "ordered at the primary" : "asked for at the backup");
     if (!here) {
@@ -428,7 +432,7 @@ TEST_F(PairSim, ASwitchoverLosesNothingNotEvenWhatComesWhileTheGuestStands) {
   }
 }
 
-TEST_F(PairSim, ASwitchoverThatTheBackupCannotFollowGivesTheGuestBack) {
+TEST_P(PairSim, ASwitchoverThatTheBackupCannotFollowGivesTheGuestBack) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(20));
   backup_arbiter_->cut = true;
@@ -443,7 +447,7 @@ TEST_F(PairSim, ASwitchoverThatTheBackupCannotFollowGivesTheGuestBack) {
   EXPECT_TRUE(backup_becomes(backup::State::ended));
 }
 
-TEST_F(PairSim, AForcedFailoverNeedsNoArbiter) {
+TEST_P(PairSim, AForcedFailoverNeedsNoArbiter) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(20));
   backup_arbiter_->cut = true;
@@ -459,7 +463,7 @@ TEST_F(PairSim, AForcedFailoverNeedsNoArbiter) {
   EXPECT_EQ(client_->rolled_back, 0u);
 }
 
-TEST_F(PairSim, AFenceAgentThatFailsKeepsTheGuestWaitingAndOneThatSucceedsLetsItRun) {
+TEST_P(PairSim, AFenceAgentThatFailsKeepsTheGuestWaitingAndOneThatSucceedsLetsItRun) {
   std::atomic<int> asked = 0;
   fence_ = [&](const std::string& peer, const std::stop_token&) {
     EXPECT_EQ(peer, "a");
@@ -473,6 +477,8 @@ TEST_F(PairSim, AFenceAgentThatFailsKeepsTheGuestWaitingAndOneThatSucceedsLetsIt
   EXPECT_EQ(asked, 3);
   ASSERT_NO_FATAL_FAILURE(expect_replica_answers());
 }
+INSTANTIATE_TEST_SUITE_P(Transports, PairSim, testing::Bool(),
+                         [](const auto& test) { return test.param ? "Tls" : "Plain"; });
 
 }  // namespace
 }  // namespace remusd

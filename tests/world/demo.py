@@ -59,8 +59,12 @@ def main():
         step("a$ remusd protect vm1 --peer b")
         protect(world)
         tell("    Epoch 1 is acknowledged: from here on vm1 survives the loss of host a.")
+        tell("    The hosts speak TLS 1.3 and know each other by certificates, made by 'remusd keys'."
+             if world.tls else "    The hosts speak in plain text (--plain).")
         time.sleep(TRAFFIC_S)  # What is measured is a stretch of ordinary protection.
         status = world.a.wait_state("protected", timeout=5)
+        if status["transport"] != ("tls" if world.tls else "plain"):
+            raise WorldError(f"the hosts speak {status['transport']}")
         pause, commit, dirty = status["pause_ms"], status["commit_ms"], status["dirty_pages"]
         tell(f"    {status['epochs']['acked']} epochs every {status['epoch_ms']:.0f} ms; tracker "
              f"{status['tracker']}\n"
@@ -100,6 +104,7 @@ def main():
                  "Interrupt to clean up.")
         if options.json:
             print(json.dumps(rounded({
+                "transport": status["transport"],
                 "epochs": status["epochs"]["acked"], "epoch_ms": status["epoch_ms"],
                 "pause_ms": {"p50": pause["p50"], "p99": pause["p99"]},
                 "floor_ms": {"p50": floor["pause_ms"]["p50"]},

@@ -22,7 +22,10 @@ def add_guest_options(parser):
 def parse_guest_options(parser):
     """The arguments; with --check-arguments the program ends once they are known to be good."""
     parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plain", action="store_true",
+                        help="plain text between the hosts instead of TLS, for comparisons")
     options = parser.parse_args()
+    World.tls = not options.plain
     if options.check_arguments:
         sys.exit(0)
     return options

@@ -112,8 +112,9 @@ class Host:
         for folder in ("guests", "run", "state"):
             os.makedirs(os.path.join(directory, folder))
 
-    def configure(self, arbiter, peers, listen, protection, qemu=None):
-        """`arbiter`: the keys of [arbiter], or a directory for the file arbiter."""
+    def configure(self, arbiter, peers, listen, protection, qemu=None, keys=None):
+        """`arbiter`: the keys of [arbiter], or a directory for the file arbiter. `keys`: the directory with the
+        host's keys; none: plain text."""
         if isinstance(arbiter, str):
             arbiter = {"kind": "file", "directory": arbiter}
         lines = [f'node = "{self.name}"', f'listen = "{listen}"', f'api = "{self.api}"',
@@ -122,6 +123,9 @@ class Host:
         lines += [f"{key} = {json.dumps(value)}" for key, value in arbiter.items()]
         for peer, address in peers.items():
             lines += [f"[peer.{peer}]", f'address = "{address}"']
+        lines += ["[tls]"] + ([f'{key} = "{keys}/{name}"' for key, name in
+                               (("ca", "ca.crt"), ("cert", "node.crt"), ("key", "node.key"))] if keys else
+                              ["insecure = true"])
         lines += ["[protection]"] + [f"{key} = {json.dumps(value)}" for key, value in protection.items()]
         if qemu:
             lines += ["[qemu]", f"binary = {json.dumps(qemu)}"]
@@ -250,6 +254,8 @@ class Client:
 class World:
     """The three namespaces. `with World() as world:` cleans up, also on a signal."""
 
+    tls = True  # The hosts have keys, made by `remusd keys`. False: they speak in plain text.
+
     def __init__(self, protection=None, keep=False):
         self.keep = keep
         self.prefix = f"remusd{os.getpid()}"
@@ -298,6 +304,12 @@ class World:
         self.hosts = {name: Host(name, ns, os.path.join(self.dir, name)) for name, ns in
                       (("a", ns_a), ("b", ns_b))}
         self.a, self.b = self.hosts["a"], self.hosts["b"]
+        if self.tls:
+            authority = os.path.join(self.dir, "authority")
+            run(REMUSD, "keys", "init", "--dir", authority)
+            for name, host in self.hosts.items():
+                run(REMUSD, "keys", "issue", name, "--dir", authority,
+                    "--out", os.path.join(host.dir, "keys"))
         self.configure(self.a)
         self.configure(self.b)
 
@@ -308,7 +320,8 @@ class World:
         listen = addresses.pop(host.name)
         if isinstance(arbiter, str):
             arbiter = os.path.join(self.dir, arbiter)
-        host.configure(arbiter, addresses, listen, self.protection, qemu)
+        host.configure(arbiter, addresses, listen, self.protection, qemu,
+                       os.path.join(host.dir, "keys") if self.tls else None)
 
     def define_guest(self, nic="virtio-net-pci", vcpus=1, machine="pc", dirty=2000, cpu="qemu64", name="vm1",
                      pages=4096, ip=GUEST_IP, servers="", **changes):
