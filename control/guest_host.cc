@@ -169,7 +169,8 @@ Reply GuestHost::protect(const std::string& peer, const primary::PaceOptions& pa
   settle();
   if (!dry_run && replace_attempt(peer, pace)) return done(status());
   if (Status fit = check_protect(peer); !fit.ok()) return fit;
-  if (const auto tls = context_.tls.context(); !tls.ok()) return tls.status().with_context("protect " + name_);
+  if (const auto tls = context_.tls.context(); !tls.ok())
+    return tls.status().with_context("protect " + name_);
   if (dry_run) {
     return would("protect " + name_ + " on node '" + peer + "' at " + context_.config.peers.at(peer) +
                  " with " + describe(pace));

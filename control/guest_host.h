@@ -15,44 +15,24 @@
 // from any thread and does not block.
 #pragma once
 
-#include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/strand.hpp>
 #include <condition_variable>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 
-#include "arbiter/arbiter.h"
 #include "control/claim.h"
-#include "control/config.h"
 #include "control/epoch_window.h"
 #include "control/exit_code.h"
 #include "control/guest_state_file.h"
 #include "control/guest_status.h"
-#include "control/metrics.h"
-#include "control/peer_tls.h"
+#include "control/host_context.h"
 #include "control/reprotect.h"
-#include "control/residue.h"
 #include "control/session_slot.h"
 #include "netbuf/net_buffer.h"
 
 namespace remusd::control {
-
-class GuestHost;
-
-/// What all hosts share; outlives them.
-struct HostContext {
-  const Config& config;
-  arbiter::Arbiter& arbiter;
-  Metrics& metrics;
-  Residues& residues;
-  PeerTls& tls;
-  boost::asio::any_io_executor pool;
-  /// On the strand: this host retired, take it off the list.
-  std::function<void(GuestHost&)> on_retired;
-};
 
 class GuestHost : public std::enable_shared_from_this<GuestHost> {
  public:

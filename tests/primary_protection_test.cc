@@ -12,6 +12,7 @@
 
 #include "guest/sim/protocol.h"
 #include "primary/protection.h"
+#include "tests/primary_fake_arbiter.h"
 #include "tests/primary_fake_backup.h"
 
 namespace remusd::primary {
@@ -31,59 +32,6 @@ bool wait_for(const std::function<bool()>& happened, Duration patience = kPatien
   }
   return true;
 }
-
-/// In memory; can be cut off, or lose the race.
-class FakeArbiter : public arbiter::Arbiter {
- public:
-  Result<std::optional<arbiter::Record>> read(const std::string&, Time) override {
-    const std::lock_guard lock(mutex_);
-    if (down_) return Status(Code::unavailable, "arbiter down");
-    return record_;
-  }
-  arbiter::Answer compare_and_swap(const std::string&, uint64_t expected, const arbiter::Record& desired,
-                                   Time) override {
-    const std::lock_guard lock(mutex_);
-    ++requests_;
-    arbiter::Answer answer;
-    if (down_) {
-      answer.why = Status(Code::unavailable, "arbiter down");
-      return answer;
-    }
-    if ((record_ ? record_->generation : 0) == expected) {
-      record_ = desired;
-      answer.verdict = arbiter::Verdict::won;
-    } else {
-      answer.verdict = arbiter::Verdict::lost;
-    }
-    answer.current = record_;
-    return answer;
-  }
-  std::string describe() const override { return "fake"; }
-
-  void set_down(bool down) {
-    const std::lock_guard lock(mutex_);
-    down_ = down;
-  }
-  void let_win(const std::string& node) {
-    const std::lock_guard lock(mutex_);
-    const uint64_t generation = record_ ? record_->generation + 1 : 1;
-    record_ = arbiter::Record{generation, node, "boot", 0, "of " + node, ""};
-  }
-  std::optional<arbiter::Record> record() {
-    const std::lock_guard lock(mutex_);
-    return record_;
-  }
-  int requests() {
-    const std::lock_guard lock(mutex_);
-    return requests_;
-  }
-
- private:
-  std::mutex mutex_;
-  bool down_ = false;
-  int requests_ = 0;
-  std::optional<arbiter::Record> record_;
-};
 
 /// The simulated guest with events and failures that it does not have by itself.
 class HookedGuest : public guest::Guest {

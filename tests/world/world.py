@@ -113,8 +113,8 @@ class Host:
             os.makedirs(os.path.join(directory, folder))
 
     def configure(self, arbiter, peers, listen, protection, qemu=None, keys=None):
-        """`arbiter`: the keys of [arbiter], or a directory for the file arbiter. `keys`: the directory with the
-        host's keys; none: plain text."""
+        """`arbiter`: the keys of [arbiter], or a directory for the file arbiter. `keys`: the directory with
+        the host's keys; none: plain text."""
         if isinstance(arbiter, str):
             arbiter = {"kind": "file", "directory": arbiter}
         lines = [f'node = "{self.name}"', f'listen = "{listen}"', f'api = "{self.api}"',
