@@ -15,6 +15,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "world"))
 from failover import boot, complaints, go_on, protect, protection, reboot  # noqa: E402
 from pair_real_test import is_qemu, options  # noqa: E402
+from switchover import back_and_forth  # noqa: E402
 from world import World, wait_until  # noqa: E402
 
 # A busy machine's silence is not what is tested here.
@@ -63,6 +64,25 @@ class ProtectAgain(Roles):
             world.a.ns.links("link set repl up")
             self.protected_by(winner, world.b if winner is world.a else world.a, client, time.monotonic())
             self.assertEqual(complaints(client.ask(f"finish {begin} {begin}")), [])
+
+
+class Switchover(Roles):
+    """Planned: nothing is lost, and the new primary is protected by the old one."""
+
+    def test_back_and_forth(self):
+        found, rounds = back_and_forth(options(heartbeat_lost=25), 4)
+        self.assertEqual(found["complaints"], [])
+        self.assertEqual(len(rounds), 4)
+        self.assertTrue(all(one["stood_ms"] > 0 for one in rounds))
+
+    def test_asked_for_on_the_backup(self):
+        with world_of() as world:
+            client = boot(world, options())
+            protect(world)
+            world.b.must("switchover", "vm1")
+            self.protected_by(world.b, world.a, client, time.monotonic())
+            refused = world.a.cli("switchover", "vm2")
+            self.assertEqual(refused.returncode, 4, refused.stderr)
 
 
 class Restart(Roles):
