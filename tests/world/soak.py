@@ -41,7 +41,8 @@ def switchovers(options, stream):
     def tell(number, found):
         print(f"{number:4}/{options.switchovers} stood {found['stood_ms']:.1f} ms, "
               f"silent {found['udp_ms']:.0f} ms (UDP), {found['tcp_ms']:.0f} ms (TCP), "
-              f"promote {found['promote_ms']:.1f} ms, {found['sent_again']} sent again", file=stream, flush=True)
+              f"promote {found['promote_ms']:.1f} ms, {found['sent_again']} sent again",
+              file=stream, flush=True)
 
     found, rounds = back_and_forth(options, options.switchovers, tell)
     for text in found["complaints"]:

@@ -15,7 +15,8 @@ def switch(world, client, source, target):
     end = time.monotonic()
     heard = go_on(client, end, replies=50)
     seen = client.ask(f"silence {begin}")
-    return {"begin": begin, "end": end, "stood_ms": told["switchover_ms"], "udp_ms": seen["udp_ms"], "tcp_ms": seen["tcp_ms"],
+    return {"begin": begin, "end": end, "stood_ms": told["switchover_ms"], "udp_ms": seen["udp_ms"],
+            "tcp_ms": seen["tcp_ms"],
             "sent_again": seen["sent_again"] - before, "heard": heard,
             "promote_ms": target.wait_state("protected")["promote_ms"]}
 
