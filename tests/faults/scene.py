@@ -91,8 +91,11 @@ class Scene:
 
     def open(self):
         needs = self.needs
+        # repair() decides who protects whom: a pair that mends itself would be ahead of it.
         self.world = World({"tracker": "auto", "epoch_ms": 25, "heartbeat_ms": HEARTBEAT_MS,
-                            "heartbeat_lost": HEARTBEAT_LOST, **needs.protection})
+                            "heartbeat_lost": HEARTBEAT_LOST, "reprotect": False, **needs.protection})
+        # Under TLS nobody on the way could reach the frames, and what lies below would go untested.
+        self.world.tls = not needs.proxied
         self.world.__enter__()
         for host in self.world.hosts.values():
             host.program = self.programs[needs.fail_points]
