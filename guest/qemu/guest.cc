@@ -369,9 +369,14 @@ Status QemuGuest::announce() {
 
 std::vector<Event> QemuGuest::take_events() {
   std::vector<Event> events;
-  if (const std::unique_lock lock(machine_->mutex, std::try_to_lock); lock.owns_lock()) {
+  // Asked before its last words are read: a power-off is said just before the end, and must not look like a
+  // crash because it was said in between.
+  const bool gone = machine_->process.gone(Duration::zero());
+  std::unique_lock lock(machine_->mutex, std::defer_lock);
+  if (gone) lock.lock();
+  if (gone || lock.try_lock()) {
     // On a shared monitor an answer may be under way to the epoch thread: then only what was read counts.
-    if (machine_->fast || phase_ == Phase::running) (void)machine_->general->drain();
+    if (gone || machine_->fast || phase_ == Phase::running) (void)machine_->general->drain();
     for (const QmpEvent& event : machine_->general->take_events()) {
       const std::string reason = text_member(event.data, "reason");
       if (event.name == "RESET") {
@@ -387,7 +392,7 @@ std::vector<Event> QemuGuest::take_events() {
       }
     }
   }
-  if (machine_->process.gone(Duration::zero()) && !exit_told_.exchange(true)) {
+  if (gone && !exit_told_.exchange(true)) {
     const std::string words = machine_->process.last_words();
     events.push_back({EventKind::exited, "QEMU (pid " + std::to_string(pid()) + ") ended" +
                                              (words.empty() ? std::string() : ": " + words)});
