@@ -15,7 +15,6 @@ namespace {
 
 // Ending in order may wait for the arbiter; beyond this the caller is told that it still goes on.
 constexpr std::chrono::seconds kEndPatience{15};
-constexpr std::chrono::seconds kFailoverPatience{30};
 constexpr std::chrono::milliseconds kPollStep{20};
 
 nlohmann::json done(const GuestStatus& status) {
@@ -304,47 +303,6 @@ Reply GuestHost::unprotect(const std::string& reason, bool dry_run) {
                   "unprotect " + name_ + ": the backup won the right to run; " + status().reason);
   }
   return done(status());
-}
-
-Reply GuestHost::failover(bool dry_run) {
-  settle();
-  std::shared_ptr<backup::Session> session;
-  {
-    const std::lock_guard lock(mutex_);
-    if (session_ != nullptr) session = session_->session();
-  }
-  const GuestStatus now = status();
-  if (session != nullptr) {
-    if (dry_run) return would("stop acknowledging and promote the replica of " + name_ + " here");
-    return failover_backup(session);
-  }
-  if (guest_ == nullptr) return not_here("failover");
-  if (protection() == nullptr) {
-    return Reply::not_protected("failover " + name_ + ": it runs here unprotected, nobody could take over");
-  }
-  if (now.state != "protected") {
-    return Status(Code::unsafe,
-                  "failover " + name_ + ": refused in state " + now.state + "; wait until it is protected");
-  }
-  if (dry_run) return would("let node '" + now.peer + "' take over " + name_);
-  return failover_primary();
-}
-
-Reply GuestHost::failover_primary() {
-  protection()->order_failover();
-  if (!wait_protection_end(kFailoverPatience)) {
-    return Status(Code::timed_out, "failover " + name_ + ": not decided yet (" + status().state + ")");
-  }
-  settle();
-  const GuestStatus now = status();
-  if (now.state == "fenced") return done(now);
-  return Status(Code::unavailable, "failover " + name_ + ": the backup did not take over, the guest is " +
-                                       now.state + " here: " + now.reason);
-}
-
-Reply GuestHost::failover_backup(const std::shared_ptr<backup::Session>& session) {
-  if (Status ordered = session->order_failover(); !ordered.ok()) return ordered.with_context(name_);
-  return wait_session_end("failover");
 }
 
 }  // namespace remusd::control

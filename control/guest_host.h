@@ -22,6 +22,7 @@
 #include <optional>
 #include <string>
 
+#include "ckpt/records.h"
 #include "control/claim.h"
 #include "control/epoch_window.h"
 #include "control/exit_code.h"
@@ -104,8 +105,8 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   void stop_reprotecting();
   bool reprotecting() const;
   void disown_replicas();
-  Reply failover_primary();
-  Reply failover_backup(const std::shared_ptr<backup::Session>& session);
+  Reply hand_over(ckpt::OrderKind kind, bool dry_run);
+  std::shared_ptr<backup::Session> session() const;
   Reply wait_session_end(const std::string& what);
   void settle_claim();
   void finish_promotion();

@@ -7,7 +7,7 @@
 namespace remusd::control {
 namespace {
 
-constexpr std::chrono::seconds kSwitchoverPatience{30};
+constexpr std::chrono::seconds kPatience{30};
 
 nlohmann::json would(const std::string& what) {
   return {{"schema_version", kSchemaVersion}, {"dry_run", true}, {"would", what}};
@@ -15,53 +15,64 @@ nlohmann::json would(const std::string& what) {
 
 }  // namespace
 
+std::shared_ptr<backup::Session> GuestHost::session() const {
+  const std::lock_guard lock(mutex_);
+  return session_ == nullptr ? nullptr : session_->session();
+}
+
+Reply GuestHost::failover(bool dry_run) {
+  return hand_over(ckpt::OrderKind::failover, dry_run);
+}
+
 Reply GuestHost::switchover(bool dry_run) {
+  return hand_over(ckpt::OrderKind::switchover, dry_run);
+}
+
+/// On either side: the backup runs the guest, from its newest epoch or, planned, from the last one.
+Reply GuestHost::hand_over(ckpt::OrderKind kind, bool dry_run) {
   settle();
-  std::shared_ptr<backup::Session> session;
-  {
-    const std::lock_guard lock(mutex_);
-    if (session_ != nullptr) session = session_->session();
-  }
+  const bool planned = kind == ckpt::OrderKind::switchover;
+  const std::string verb = planned ? "switchover" : "failover";
+  const std::string what = verb + " " + name_;
   const GuestStatus now = status();
-  if (session != nullptr) {
-    if (now.state != "standby") {
-      return Status(Code::unsafe, "switchover " + name_ + ": refused in state " + now.state +
+  if (const auto session = this->session()) {
+    if (planned && now.state != "standby") {
+      return Status(Code::unsafe, what + ": refused in state " + now.state +
                                       ": the pair is not whole; 'remusd failover " + name_ +
                                       "' does not need its primary");
     }
-    if (dry_run) return would("have node '" + now.peer + "' hand " + name_ + " over to this node");
-    if (Status asked = session->order_switchover(); !asked.ok()) return asked.with_context(name_);
-    return wait_session_end("switchover");
+    if (dry_run) {
+      return would(planned ? "have node '" + now.peer + "' hand " + name_ + " over to this node"
+                           : "stop acknowledging and promote the replica of " + name_ + " here");
+    }
+    const Status ordered = planned ? session->order_switchover() : session->order_failover();
+    if (!ordered.ok()) return ordered.with_context(name_);
+    return wait_session_end(verb);
   }
-  if (guest_ == nullptr) return not_here("switchover");
-  if (protection() == nullptr) {
-    return Reply::not_protected("switchover " + name_ +
-                                ": it runs here unprotected, nobody could take it over");
+  if (guest_ == nullptr) return not_here(verb);
+  const auto live = protection();
+  if (live == nullptr) {
+    return Reply::not_protected(what + ": it runs here unprotected, nobody could take over");
   }
   if (now.state != "protected") {
-    return Status(Code::unsafe,
-                  "switchover " + name_ + ": refused in state " + now.state + "; wait until it is protected");
+    return Status(Code::unsafe, what + ": refused in state " + now.state + "; wait until it is protected");
   }
-  if (dry_run) return would("hand " + name_ + " over to node '" + now.peer + "'");
-  protection()->order_switchover();
-  if (!wait_protection_end(kSwitchoverPatience)) {
-    return Status(Code::timed_out, "switchover " + name_ + ": not decided yet (" + status().state + ")");
+  if (dry_run) return would("let node '" + now.peer + "' take over " + name_);
+  planned ? live->order_switchover() : live->order_failover();
+  if (!wait_protection_end(kPatience)) {
+    return Status(Code::timed_out, what + ": not decided yet (" + status().state + ")");
   }
   settle();
   const GuestStatus after = status();
   if (after.state == "fenced") return to_json(after);
-  return Status(Code::unavailable, "switchover " + name_ + ": the peer did not take it over, it is " +
-                                       after.state + " here: " + after.reason);
+  return Status(Code::unavailable, what + ": the backup did not take over, the guest is " + after.state +
+                                       " here: " + after.reason);
 }
 
 /// Where the arbiter, or the fence agent, keeps the guest from running, an operator's word counts instead.
 Reply GuestHost::force_failover(bool dry_run) {
   settle();
-  std::shared_ptr<backup::Session> session;
-  {
-    const std::lock_guard lock(mutex_);
-    if (session_ != nullptr) session = session_->session();
-  }
+  const auto session = this->session();
   if (session == nullptr) {
     return Status(Code::unsafe, "failover --force " + name_ +
                                     ": this node holds no replica of it; on the node that runs it, " +
@@ -86,7 +97,7 @@ Reply GuestHost::force_unprotect(bool dry_run) {
   if (dry_run) return would("let " + name_ + " go on alone without asking the arbiter");
   log(LogLevel::warn, {name_}, "unprotect forced by an operator, without the arbiter's word");
   live->force();
-  if (!wait_protection_end(kSwitchoverPatience)) {
+  if (!wait_protection_end(kPatience)) {
     return Status(Code::timed_out, "unprotect --force " + name_ + ": not done yet (" + status().state + ")");
   }
   settle();
@@ -98,7 +109,7 @@ Reply GuestHost::wait_session_end(const std::string& what) {
   std::unique_lock lock(mutex_);
   const auto slot = session_;
   const auto ended = [&] { return slot == nullptr || is_final(slot->last().state); };
-  if (!changed_.wait_for(lock, kSwitchoverPatience, ended)) {
+  if (!changed_.wait_for(lock, kPatience, ended)) {
     return Status(Code::timed_out,
                   what + " " + name_ + ": not decided yet; see 'remusd status " + name_ + "'");
   }
