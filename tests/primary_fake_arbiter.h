@@ -33,6 +33,10 @@ class FakeArbiter : public arbiter::Arbiter {
       answer.verdict = arbiter::Verdict::lost;
     }
     answer.current = record_;
+    if (down_next_) down_ = true;
+    if (!wins_next_.empty()) record_ = overtaken_by(wins_next_);
+    down_next_ = false;
+    wins_next_.clear();
     return answer;
   }
   std::string describe() const override { return "fake"; }
@@ -43,8 +47,16 @@ class FakeArbiter : public arbiter::Arbiter {
   }
   void let_win(const std::string& node) {
     const std::lock_guard lock(mutex_);
-    const uint64_t generation = record_ ? record_->generation + 1 : 1;
-    record_ = arbiter::Record{generation, node, "boot", 0, "of " + node, ""};
+    record_ = overtaken_by(node);
+  }
+  /// The same once the next request was answered, so that nothing comes between.
+  void down_after_next() {
+    const std::lock_guard lock(mutex_);
+    down_next_ = true;
+  }
+  void let_win_after_next(const std::string& node) {
+    const std::lock_guard lock(mutex_);
+    wins_next_ = node;
   }
   std::optional<arbiter::Record> record() {
     const std::lock_guard lock(mutex_);
@@ -56,8 +68,13 @@ class FakeArbiter : public arbiter::Arbiter {
   }
 
  private:
+  arbiter::Record overtaken_by(const std::string& node) const {
+    return {record_ ? record_->generation + 1 : 1, node, "boot", 0, "of " + node, ""};
+  }
+
   std::mutex mutex_;
-  bool down_ = false;
+  bool down_ = false, down_next_ = false;
+  std::string wins_next_;
   int requests_ = 0;
   std::optional<arbiter::Record> record_;
 };
