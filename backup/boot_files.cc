@@ -33,7 +33,7 @@ Status write_all(int fd, std::span<const std::byte> bytes, const std::string& pa
   return {};
 }
 
-Status corrupt(const std::string& what) {
+Status bad_definition(const std::string& what) {
   return Status(Code::corrupt, "DEFINITION record: " + what);
 }
 
@@ -69,25 +69,27 @@ BootFiles::~BootFiles() {
 Status BootFiles::open(std::string_view text, guest::Definition* definition) {
   const nlohmann::json json = guest::parse_json(text);
   if (!json.is_object() || !json.contains("definition") || !json["definition"].is_object()) {
-    return corrupt("no JSON object with a \"definition\"");
+    return bad_definition("no JSON object with a \"definition\"");
   }
   // A string that is not UTF-8 would have failed to parse, so dump() cannot throw.
   REMUSD_ASSIGN(*definition, guest::definition_from_json(json["definition"].dump()));
   REMUSD_TRY(guest::complete_and_validate(definition));
 
   const nlohmann::json files = json.value("files", nlohmann::json::array());
-  if (!files.is_array() || files.size() > kMaxFiles) return corrupt("\"files\" is no list of at most 2");
+  if (!files.is_array() || files.size() > kMaxFiles)
+    return bad_definition("\"files\" is no list of at most 2");
   for (const nlohmann::json& file : files) {
     if (!file.is_object() || !file.contains("role") || !file["role"].is_string() ||
         !file.contains("digest") || !file["digest"].is_string() || !file.contains("bytes") ||
         !file["bytes"].is_number_unsigned()) {
-      return corrupt("a file needs \"role\", \"digest\" and \"bytes\"");
+      return bad_definition("a file needs \"role\", \"digest\" and \"bytes\"");
     }
     const auto role = file["role"].get<std::string>();
     const auto digest = file["digest"].get<std::string>();
     const auto bytes = file["bytes"].get<uint64_t>();
-    if (role != "kernel" && role != "initrd") return corrupt("a file's role is \"kernel\" or \"initrd\"");
-    if (!is_digest(digest)) return corrupt("the " + role + "'s digest is not 32 hexadecimal digits");
+    if (role != "kernel" && role != "initrd")
+      return bad_definition("a file's role is \"kernel\" or \"initrd\"");
+    if (!is_digest(digest)) return bad_definition("the " + role + "'s digest is not 32 hexadecimal digits");
     if (bytes > ckpt::kMaxFileBytes) {
       return Status(Code::exhausted, "the " + role + " has " + std::to_string(bytes) + " bytes; at most " +
                                          std::to_string(ckpt::kMaxFileBytes) + " are taken");

@@ -18,7 +18,7 @@ bool is_zero(const std::byte* page) {
   return std::memcmp(page, kZero, kPageSize) == 0;
 }
 
-Status corrupt(const std::string& what) {
+Status bad_keep(const std::string& what) {
   return {Code::corrupt, "KEEP record: " + what};
 }
 
@@ -56,13 +56,13 @@ Status SeededPages::keep(ckpt::View body, std::span<const std::byte> memory) {
   std::vector<ckpt::PageDigest> digests;
   for (const PageRange& run : record.runs) {
     for (uint64_t page = run.first; page < run.first + run.count; ++page) {
-      if (!take(page)) return corrupt("page " + std::to_string(page) + " was not told, or is settled");
+      if (!take(page)) return bad_keep("page " + std::to_string(page) + " was not told, or is settled");
       digests.push_back(ckpt::digest_of(key_, memory.subspan(page * kPageSize, kPageSize)));
     }
   }
   if (ckpt::digest_of(key_, std::as_bytes(std::span(digests))) != record.digest) {
-    return corrupt("the pages from " + std::to_string(record.runs.front().first) +
-                   " on are not here what they are on the primary");
+    return bad_keep("the pages from " + std::to_string(record.runs.front().first) +
+                    " on are not here what they are on the primary");
   }
   return {};
 }

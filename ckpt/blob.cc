@@ -12,13 +12,9 @@
 #include "ckpt/wire.h"
 
 namespace remusd::ckpt {
-namespace {
-
-Status refuse(const std::string& why) {
+Status bad_blob(const std::string& why) {
   return {Code::corrupt, "DEVICE or BASE record: " + why};
 }
-
-}  // namespace
 
 Status append_blob_part(View blob, uint64_t offset, Bytes* out, uint64_t* next_offset) {
   if (blob.size() > kMaxBlobBytes) {
@@ -60,44 +56,44 @@ Status append_blob_part(View blob, uint64_t offset, Bytes* out, uint64_t* next_o
 
 Status decode_blob_part(const BlobPart& part, std::span<std::byte> blob) {
   if (part.offset > blob.size() || part.raw_bytes > blob.size() - part.offset)
-    return refuse("a part reaches past its blob");
+    return bad_blob("a part reaches past its blob");
   std::byte* target = blob.data() + part.offset;
   if (part.encoding == PageEncoding::raw) {
-    if (part.data.size() != part.raw_bytes) return refuse("data is not raw_bytes long");
+    if (part.data.size() != part.raw_bytes) return bad_blob("data is not raw_bytes long");
     if (!part.data.empty()) std::memcpy(target, part.data.data(), part.data.size());
     return {};
   }
   if (part.encoding != PageEncoding::lz4 || part.data.size() > kMaxBlobPartBytes)
-    return refuse("encoding is unknown");
+    return bad_blob("encoding is unknown");
   const int size =
       LZ4_decompress_safe(reinterpret_cast<const char*>(part.data.data()), reinterpret_cast<char*>(target),
                           static_cast<int>(part.data.size()), static_cast<int>(part.raw_bytes));
   if (size < 0 || static_cast<uint32_t>(size) != part.raw_bytes)
-    return refuse("data does not decompress to raw_bytes");
+    return bad_blob("data does not decompress to raw_bytes");
   return {};
 }
 
 Status BlobAssembler::add(const BlobPart& part, View base) {
-  if (part.total_bytes > kMaxBlobBytes) return refuse("total_bytes is too large");
+  if (part.total_bytes > kMaxBlobBytes) return bad_blob("total_bytes is too large");
   if (!started_) {
-    if (part.offset != 0) return refuse("the first part does not begin at 0");
+    if (part.offset != 0) return bad_blob("the first part does not begin at 0");
     // The claimed total is bounded, but it is only a claim: memory is taken as parts arrive.
     blob_.clear();
     started_ = true;
     total_ = part.total_bytes;
     received_ = 0;
   } else {
-    if (complete()) return refuse("a part came after the last");
-    if (part.total_bytes != total_) return refuse("total_bytes changed between parts");
+    if (complete()) return bad_blob("a part came after the last");
+    if (part.total_bytes != total_) return bad_blob("total_bytes changed between parts");
     if (part.offset != received_)
-      return refuse("a part begins at " + std::to_string(part.offset) + " where " +
-                    std::to_string(received_) + " was due");
+      return bad_blob("a part begins at " + std::to_string(part.offset) + " where " +
+                      std::to_string(received_) + " was due");
   }
   if (part.raw_bytes > kMaxBlobPartBytes || part.raw_bytes > total_ - received_)
-    return refuse("a part reaches past its blob");
-  if (part.raw_bytes == 0 && total_ != 0) return refuse("an empty part");
+    return bad_blob("a part reaches past its blob");
+  if (part.raw_bytes == 0 && total_ != 0) return bad_blob("an empty part");
   const bool delta = part.encoding == PageEncoding::delta || part.encoding == PageEncoding::delta_lz4;
-  if (delta && base.empty()) return refuse("a delta where none is due");
+  if (delta && base.empty()) return bad_blob("a delta where none is due");
   blob_.resize(received_ + part.raw_bytes);
   REMUSD_TRY(delta ? decode_delta_part(part, base, blob_) : decode_blob_part(part, blob_));
   received_ += part.raw_bytes;

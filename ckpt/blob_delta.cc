@@ -15,13 +15,9 @@ namespace remusd::ckpt {
 namespace {
 
 // Below this lz4 costs more time than the bytes are worth.
-constexpr size_t kCompressFrom = 256;
+constexpr size_t kCompressBlocksFrom = 256;
 
 static_assert(kMaxBlobPartBytes % kPageSize == 0, "every part begins with a block of its own");
-
-Status refuse(const std::string& why) {
-  return {Code::corrupt, "DEVICE or BASE record: " + why};
-}
 
 size_t pages_of(uint64_t bytes) {
   return (bytes + kPageSize - 1) / kPageSize;
@@ -70,7 +66,7 @@ Status BlobHistory::append_part(View blob, uint64_t offset, Bytes* out, uint64_t
   if (blocks_.size() > raw.size() / 2) return append_blob_part(blob, offset, out, next_offset);
   part.encoding = PageEncoding::delta;
   part.data = blocks_;
-  if (blocks_.size() >= kCompressFrom) {
+  if (blocks_.size() >= kCompressBlocksFrom) {
     packed_.resize(blocks_.size() - blocks_.size() / 8);
     const int size = LZ4_compress_default(reinterpret_cast<const char*>(blocks_.data()),
                                           reinterpret_cast<char*>(packed_.data()),
@@ -90,10 +86,10 @@ Status decode_delta_part(const BlobPart& part, View base, std::span<std::byte> b
   REMUSD_ASSERT(part.offset <= blob.size() && part.raw_bytes <= blob.size() - part.offset,
                 "the part lies in the blob");
   if (base.size() != part.total_bytes) {
-    return refuse("a delta against a state of " + std::to_string(base.size()) + " bytes makes one of " +
-                  std::to_string(part.total_bytes));
+    return bad_blob("a delta against a state of " + std::to_string(base.size()) + " bytes makes one of " +
+                    std::to_string(part.total_bytes));
   }
-  if (part.offset % kPageSize != 0) return refuse("a delta begins within a block");
+  if (part.offset % kPageSize != 0) return bad_blob("a delta begins within a block");
   View rest = part.data;
   Bytes plain;
   if (part.encoding == PageEncoding::delta_lz4) {
@@ -102,32 +98,32 @@ Status decode_delta_part(const BlobPart& part, View base, std::span<std::byte> b
     const int size = LZ4_decompress_safe(reinterpret_cast<const char*>(part.data.data()),
                                          reinterpret_cast<char*>(plain.data()),
                                          static_cast<int>(part.data.size()), static_cast<int>(plain.size()));
-    if (size < 0) return refuse("data does not decompress to deltas");
+    if (size < 0) return bad_blob("data does not decompress to deltas");
     rest = View(plain).first(static_cast<size_t>(size));
   } else if (part.encoding != PageEncoding::delta) {
-    return refuse("encoding is unknown");
+    return bad_blob("encoding is unknown");
   }
   const std::span<std::byte> target = blob.subspan(part.offset, part.raw_bytes);
   std::memcpy(target.data(), base.data() + part.offset, target.size());
   for (size_t at = 0; at < target.size(); at += kPageSize) {
     uint16_t size = 0;
-    if (rest.size() < sizeof size) return refuse("a block's delta is missing");
+    if (rest.size() < sizeof size) return bad_blob("a block's delta is missing");
     std::memcpy(&size, rest.data(), sizeof size);
     rest = rest.subspan(sizeof size);
     if (size == 0) continue;
     if (size > rest.size() || !check_delta(rest.first(size)))
-      return refuse("a block does not hold one delta");
+      return bad_blob("a block does not hold one delta");
     const size_t block_bytes = std::min(kPageSize, target.size() - at);
     std::array<std::byte, kPageSize> block{};
     std::memcpy(block.data(), target.data() + at, block_bytes);
     apply_delta(rest.data(), block.data());
     const auto beyond = std::span(block).subspan(block_bytes);
     if (std::any_of(beyond.begin(), beyond.end(), [](std::byte byte) { return byte != std::byte{0}; }))
-      return refuse("a delta reaches past its blob");
+      return bad_blob("a delta reaches past its blob");
     std::memcpy(target.data() + at, block.data(), block_bytes);
     rest = rest.subspan(size);
   }
-  return rest.empty() ? Status() : refuse("bytes follow the last delta");
+  return rest.empty() ? Status() : bad_blob("bytes follow the last delta");
 }
 
 }  // namespace remusd::ckpt

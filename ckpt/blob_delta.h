@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "ckpt/records.h"
 
@@ -31,6 +32,9 @@ class BlobHistory {
   bool as_long_ = false;   // the blob that is being appended is as long as the one before
   Bytes blocks_, packed_;  // of one part
 };
+
+/// `corrupt`, for a part that is not as it must be.
+Status bad_blob(const std::string& why);
 
 /// Makes blob[part.offset, + part.raw_bytes) the same range of `base` changed by the part. `corrupt` when
 /// `base` is not as long as the blob, or the part does not hold such deltas.

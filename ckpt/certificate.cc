@@ -18,7 +18,7 @@ namespace remusd::ckpt {
 namespace {
 
 constexpr size_t kSerialBytes = 16;
-constexpr size_t kMaxFileBytes = 64u << 10;
+constexpr size_t kMaxPemBytes = 64u << 10;
 
 std::string text_of(const X509_NAME* name) {
   const OpensslOwned<BIO> out(BIO_new(BIO_s_mem()));
@@ -204,7 +204,7 @@ Result<std::string> read_pem_file(const std::string& path, const std::string& wh
                                     " can be read by others than its owner; refused: chmod 600 it, and make "
                                     "a new one if somebody may have read it");
   }
-  std::string text(kMaxFileBytes + 1, '\0');
+  std::string text(kMaxPemBytes + 1, '\0');
   size_t size = 0;
   while (size < text.size()) {
     const ssize_t got = ::read(file.get(), text.data() + size, text.size() - size);
@@ -213,7 +213,7 @@ Result<std::string> read_pem_file(const std::string& path, const std::string& wh
     if (got == 0) break;
     size += static_cast<size_t>(got);
   }
-  if (size > kMaxFileBytes) return Status(Code::invalid, "" + path + " is too large to be " + what);
+  if (size > kMaxPemBytes) return Status(Code::invalid, "" + path + " is too large to be " + what);
   text.resize(size);
   return text;
 }

@@ -25,7 +25,7 @@ uint64_t checksum_of(FrameHeader header, std::span<const std::byte> body) {
   return XXH3_64bits_digest(&state);
 }
 
-Status refuse(const std::string& why) {
+Status bad_frame(const std::string& why) {
   return {Code::corrupt, "frame refused: " + why};
 }
 
@@ -72,18 +72,19 @@ uint64_t FrameWriter::finish(size_t offset, FrameType type, uint64_t epoch, std:
 }
 
 Status FrameReader::check_header(const FrameHeader& header) const {
-  if (header.flags != 0) return refuse("flags " + std::to_string(header.flags) + " are unknown to version 1");
+  if (header.flags != 0)
+    return bad_frame("flags " + std::to_string(header.flags) + " are unknown to version 1");
   if (header.body_bytes > kMaxBodyBytes) {
-    return refuse("a body of " + std::to_string(header.body_bytes) + " bytes is larger than the " +
-                  std::to_string(kMaxBodyBytes) + " allowed");
+    return bad_frame("a body of " + std::to_string(header.body_bytes) + " bytes is larger than the " +
+                     std::to_string(kMaxBodyBytes) + " allowed");
   }
   if (header.sequence != sequence_) {
-    return refuse("number " + std::to_string(header.sequence) + " came where " + std::to_string(sequence_) +
-                  " was due");
+    return bad_frame("number " + std::to_string(header.sequence) + " came where " +
+                     std::to_string(sequence_) + " was due");
   }
   if (header.generation < generation_) {
-    return refuse("generation " + std::to_string(header.generation) + " is older than this session's " +
-                  std::to_string(generation_));
+    return bad_frame("generation " + std::to_string(header.generation) + " is older than this session's " +
+                     std::to_string(generation_));
   }
   return {};
 }
@@ -97,7 +98,7 @@ Status FrameReader::next(std::span<const std::byte> bytes, FrameView* frame, siz
   // A stranger is told by its first bytes: do not wait for 40 of them.
   const uint32_t magic = kMagic;
   if (!bytes.empty() && std::memcmp(bytes.data(), &magic, std::min(bytes.size(), sizeof magic)) != 0)
-    return failure_ = refuse("it does not begin with the magic number; is the peer a remusd?");
+    return failure_ = bad_frame("it does not begin with the magic number; is the peer a remusd?");
   if (bytes.size() < sizeof(FrameHeader)) return {};
 
   FrameHeader header;
@@ -107,8 +108,8 @@ Status FrameReader::next(std::span<const std::byte> bytes, FrameView* frame, siz
 
   const std::span<const std::byte> body = bytes.subspan(sizeof header, header.body_bytes);
   if (checksum_of(header, body) != header.checksum)
-    return failure_ = refuse("checksum of frame " + std::to_string(header.sequence) + " (type " +
-                             std::to_string(header.type) + ") does not match");
+    return failure_ = bad_frame("checksum of frame " + std::to_string(header.sequence) + " (type " +
+                                std::to_string(header.type) + ") does not match");
   // After the checksum, so that a flipped bit is not taken for a peer of another version.
   if ((header.type & kOptionalBit) == 0 && !is_known(header.type)) {
     return failure_ = Status(Code::unsupported, "frame refused: type " + std::to_string(header.type) +

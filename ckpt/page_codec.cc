@@ -18,14 +18,14 @@ namespace {
 
 constexpr size_t kCountBytes = 8;
 
-Status refuse(const std::string& why) {
+Status bad_pages(const std::string& why) {
   return {Code::corrupt, "PAGES record: " + why};
 }
 
 constexpr const char* kNotAPage = "does not decompress to one page";
 constexpr const char* kNotADelta = "does not hold one delta";
-Status refuse(const char* why, uint64_t page) {
-  return refuse("page " + std::to_string(page) + " " + why);
+Status bad_pages(const char* why, uint64_t page) {
+  return bad_pages("page " + std::to_string(page) + " " + why);
 }
 
 /// The C library compares with the widest loads that this processor has, and stops at the first difference.
@@ -79,7 +79,7 @@ bool fits(View body, uint32_t count) {
 }
 
 // Below this lz4 costs more time than the bytes are worth.
-constexpr size_t kCompressFrom = 256;
+constexpr size_t kCompressDeltaFrom = 256;
 // A delta above this may well be larger than the page in lz4: that is tried instead of lz4 on the delta.
 constexpr size_t kSparseBytes = kPageSize / 2;
 
@@ -106,7 +106,7 @@ Choice encode_whole(const std::byte* page, Scratch* scratch) {
 Choice encode_changed(const std::byte* page, size_t size, Scratch* scratch) {
   if (size >= kPageSize) return encode_whole(page, scratch);
   const Choice delta{PageEncoding::delta, std::span(scratch->delta).first(size)};
-  if (size < kCompressFrom) return delta;
+  if (size < kCompressDeltaFrom) return delta;
   if (is_zero(page)) return {};
   std::byte* packed = scratch->packed.data();
   if (size > kSparseBytes) {
@@ -192,27 +192,27 @@ PageCounts encode_pages(std::span<const uint64_t> pages, std::span<const std::by
 
 Status check_pages(View body, uint64_t memory_pages, uint32_t* pages, bool deltas) {
   *pages = 0;
-  if (body.size() < kCountBytes) return refuse("count is cut off");
+  if (body.size() < kCountBytes) return bad_pages("count is cut off");
   const uint32_t count = count_of(body);
   if (count == 0 || count > kMaxPagesPerFrame)
-    return refuse("count " + std::to_string(count) + " is not within 1 to " +
-                  std::to_string(kMaxPagesPerFrame));
+    return bad_pages("count " + std::to_string(count) + " is not within 1 to " +
+                     std::to_string(kMaxPagesPerFrame));
   uint32_t reserved = 0;
   std::memcpy(&reserved, body.data() + 4, sizeof reserved);
-  if (reserved != 0) return refuse("the reserved field after count is not 0");
-  if (body.size() < kCountBytes + count * sizeof(PageEntry)) return refuse("the page table is cut off");
+  if (reserved != 0) return bad_pages("the reserved field after count is not 0");
+  if (body.size() < kCountBytes + count * sizeof(PageEntry)) return bad_pages("the page table is cut off");
 
   uint64_t payload_bytes = 0;
   uint64_t least = 0;  // the lowest number that the next page may have
   for (uint32_t i = 0; i < count; ++i) {
     const PageEntry entry = entry_at(body, i);
     const auto which = [&] { return "page " + std::to_string(entry.page); };
-    if (entry.page < least) return refuse(which() + " is out of order");
+    if (entry.page < least) return bad_pages(which() + " is out of order");
     if (entry.page >= memory_pages)
-      return refuse(which() + " lies outside the memory of " + std::to_string(memory_pages) + " pages");
+      return bad_pages(which() + " lies outside the memory of " + std::to_string(memory_pages) + " pages");
     least = entry.page + 1;
     if (entry.reserved[0] != 0 || entry.reserved[1] != 0 || entry.reserved[2] != 0)
-      return refuse(which() + " has reserved bytes that are not 0");
+      return bad_pages(which() + " has reserved bytes that are not 0");
     bool sized = false;
     switch (static_cast<PageEncoding>(entry.encoding)) {
       case PageEncoding::zero:
@@ -226,20 +226,20 @@ Status check_pages(View body, uint64_t memory_pages, uint32_t* pages, bool delta
         break;
       case PageEncoding::delta:
       case PageEncoding::delta_lz4:
-        if (!deltas) return refuse(which() + " is a delta, which was not agreed on");
+        if (!deltas) return bad_pages(which() + " is a delta, which was not agreed on");
         sized = entry.payload_bytes >= 1 && entry.payload_bytes < kPageSize;
         break;
       default:
-        return refuse(which() + " has unknown encoding " + std::to_string(entry.encoding));
+        return bad_pages(which() + " has unknown encoding " + std::to_string(entry.encoding));
     }
     if (!sized)
-      return refuse(which() + " has a payload of " + std::to_string(entry.payload_bytes) + " bytes");
+      return bad_pages(which() + " has a payload of " + std::to_string(entry.payload_bytes) + " bytes");
     payload_bytes += entry.payload_bytes;
   }
   const size_t left = body.size() - kCountBytes - count * sizeof(PageEntry);
   if (payload_bytes != left)
-    return refuse("payloads of " + std::to_string(payload_bytes) + " bytes in a body with " +
-                  std::to_string(left));
+    return bad_pages("payloads of " + std::to_string(payload_bytes) + " bytes in a body with " +
+                     std::to_string(left));
   *pages = count;
   return {};
 }
@@ -266,12 +266,12 @@ Status apply_pages(View body, std::span<std::byte> memory) {
         break;
       case PageEncoding::lz4:
         if (decompress(payload, page, kPageSize) != static_cast<int>(kPageSize))
-          return refuse(kNotAPage, entry.page);
+          return bad_pages(kNotAPage, entry.page);
         break;
       case PageEncoding::delta:
       case PageEncoding::delta_lz4: {
         const View delta = delta_of(encoding, payload, scratch.data());
-        if (delta.empty()) return refuse(kNotADelta, entry.page);
+        if (delta.empty()) return bad_pages(kNotADelta, entry.page);
         apply_delta(delta.data(), page);
         break;
       }
@@ -292,9 +292,9 @@ Status verify_pages(View body) {
     const auto encoding = static_cast<PageEncoding>(entry.encoding);
     if (encoding == PageEncoding::lz4) {
       if (decompress(payload, scratch.data(), kPageSize) != static_cast<int>(kPageSize))
-        return refuse(kNotAPage, entry.page);
+        return bad_pages(kNotAPage, entry.page);
     } else if (encoding == PageEncoding::delta || encoding == PageEncoding::delta_lz4) {
-      if (delta_of(encoding, payload, scratch.data()).empty()) return refuse(kNotADelta, entry.page);
+      if (delta_of(encoding, payload, scratch.data()).empty()) return bad_pages(kNotADelta, entry.page);
     }
   }
   return {};

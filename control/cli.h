@@ -5,6 +5,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <functional>
 #include <string>
 
@@ -39,6 +40,9 @@ void add_bench(CLI::App& app, CliContext& context);
 void add_keys(CLI::App& app, CliContext& context);
 
 // What verbs share.
+
+/// How often a verb that waits looks again.
+inline constexpr std::chrono::milliseconds kLook{50};
 
 /// Adds a sub-command whose help ends with `example`.
 CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what,

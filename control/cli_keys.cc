@@ -57,7 +57,7 @@ int show(const CliContext& context, const std::string& dir, const std::vector<st
   return kDone;
 }
 
-struct Flags {
+struct KeyFlags {
   std::string dir = kDefaultKeysDir, node, out;
   std::vector<std::string> files;
   int days = kNodeDays;
@@ -66,7 +66,7 @@ struct Flags {
 }  // namespace
 
 void add_keys(CLI::App& app, CliContext& context) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<KeyFlags>();
   CLI::App* keys = add_verb(app, "keys", "Make and show the certificates by which nodes know each other",
                             "remusd keys init && remusd keys issue b --out /root/keys-of-b");
   keys->require_subcommand(1);

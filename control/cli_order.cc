@@ -8,7 +8,6 @@
 namespace remusd::control {
 namespace {
 
-constexpr Duration kLook = std::chrono::milliseconds(20);
 constexpr Duration kHandOver = std::chrono::seconds(5);
 
 // The winner is promoted; its daemon takes the guest into its hands a moment later. Whoever looks next shall
@@ -22,19 +21,19 @@ void await_hand_over(const CliContext& context, const std::string& vm) {
   }
 }
 
-struct Flags {
+struct OrderFlags {
   std::string vm;
   bool dry_run = false, force = false;
 };
 
-int failover(const CliContext& context, const Flags& flags) {
+int failover(const CliContext& context, const OrderFlags& flags) {
   const nlohmann::json arguments{{"dry_run", flags.dry_run}, {"force", flags.force}};
   const int code = act(context, flags.vm, "failover", arguments, flags.vm + ": the backup took over");
   if (code == kDone && !flags.dry_run) await_hand_over(context, flags.vm);
   return code;
 }
 
-int switchover(const CliContext& context, const Flags& flags) {
+int switchover(const CliContext& context, const OrderFlags& flags) {
   const nlohmann::json arguments{{"dry_run", flags.dry_run}};
   if (context.json || flags.dry_run) {
     const int code = act(context, flags.vm, "switchover", arguments, "");
@@ -57,7 +56,7 @@ int switchover(const CliContext& context, const Flags& flags) {
 }  // namespace
 
 void add_failover(CLI::App& app, CliContext& context) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<OrderFlags>();
   CLI::App* verb = add_verb(app, "failover", "Let the backup take over now; may be given on either side",
                             "remusd failover vm1");
   add_vm(verb, &flags->vm);
@@ -71,7 +70,7 @@ void add_failover(CLI::App& app, CliContext& context) {
 }
 
 void add_switchover(CLI::App& app, CliContext& context) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<OrderFlags>();
   CLI::App* verb = add_verb(app, "switchover",
                             "Hand a protected guest over to its backup; nothing is lost; on either side",
                             "remusd switchover vm1");

@@ -1,6 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// The verbs protect, unprotect and failover.
+// The verbs protect and unprotect.
 #include <unistd.h>
 
 #include <cstdio>
@@ -16,8 +16,6 @@
 namespace remusd::control {
 namespace {
 
-constexpr std::chrono::milliseconds kLook{50};
-constexpr std::chrono::seconds kHandOver{5};
 constexpr double kPageMib = 4096.0 / 1048576.0;
 
 // Tells how far the first sync is: one line that is rewritten on a terminal, a line for each step in a pipe.

@@ -12,8 +12,6 @@
 namespace remusd::control {
 namespace {
 
-constexpr std::chrono::milliseconds kLook{50};
-
 uint64_t number(const nlohmann::json& json, const char* key) {
   return json.value(key, uint64_t{0});
 }

@@ -10,6 +10,9 @@
 
 namespace remusd::control {
 
+/// Of the documents that the local API answers with.
+inline constexpr int kSchemaVersion = 1;
+
 /// The exit codes that operators' scripts rely on. Never renumber.
 enum ExitCode : int {
   kDone = 0,
@@ -31,6 +34,10 @@ struct Reply {
   Reply() = default;
   Reply(Status failure) : status(std::move(failure)) {}        // NOLINT(google-explicit-constructor)
   Reply(nlohmann::json success) : body(std::move(success)) {}  // NOLINT(google-explicit-constructor)
+  /// Of a dry run.
+  static Reply would(const std::string& what) {
+    return nlohmann::json{{"schema_version", kSchemaVersion}, {"dry_run", true}, {"would", what}};
+  }
   static Reply not_protected(std::string message) {
     Reply reply(Status(Code::invalid, std::move(message)));
     reply.unprotected = true;

@@ -21,10 +21,6 @@ nlohmann::json done(const GuestStatus& status) {
   return to_json(status);
 }
 
-nlohmann::json would(const std::string& what) {
-  return {{"schema_version", kSchemaVersion}, {"dry_run", true}, {"would", what}};
-}
-
 }  // namespace
 
 GuestHost::GuestHost(std::string name, HostContext& context)
@@ -68,8 +64,8 @@ Reply GuestHost::stop(bool graceful, Duration patience, bool dry_run) {
   }
   if (guest_ == nullptr) return not_here("stop");
   if (dry_run) {
-    return would(std::string(protection() ? "unprotect and " : "") +
-                 (graceful ? "press the power button of " : "end ") + name_);
+    return Reply::would(std::string(protection() ? "unprotect and " : "") +
+                        (graceful ? "press the power button of " : "end ") + name_);
   }
   stop_reprotecting();
   if (protection() != nullptr) {
@@ -171,8 +167,8 @@ Reply GuestHost::protect(const std::string& peer, const primary::PaceOptions& pa
   if (const auto tls = context_.tls.context(); !tls.ok())
     return tls.status().with_context("protect " + name_);
   if (dry_run) {
-    return would("protect " + name_ + " on node '" + peer + "' at " + context_.config.peers.at(peer) +
-                 " with " + describe(pace));
+    return Reply::would("protect " + name_ + " on node '" + peer + "' at " + context_.config.peers.at(peer) +
+                        " with " + describe(pace));
   }
   stop_reprotecting();
   if (Status begun = begin_protection(peer, pace, false); !begun.ok()) return begun;
@@ -283,7 +279,7 @@ Reply GuestHost::unprotect(const std::string& reason, bool dry_run) {
   if (live == nullptr && !reprotecting()) {
     return Reply::not_protected("unprotect " + name_ + ": it is not protected");
   }
-  if (dry_run) return would("end the protection of " + name_ + " and destroy its replica");
+  if (dry_run) return Reply::would("end the protection of " + name_ + " and destroy its replica");
   stop_reprotecting();
   if (live == nullptr) {
     remember();

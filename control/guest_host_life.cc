@@ -141,11 +141,7 @@ Reply GuestHost::start(const guest::Definition& definition, bool force, bool dry
   }
   if (!outcome.ok() || dry_run) retire_if_idle();
   if (!outcome.ok()) return outcome;
-  if (dry_run) {
-    return nlohmann::json{{"schema_version", kSchemaVersion},
-                          {"dry_run", true},
-                          {"would", (definition.attach_qmp.empty() ? "start " : "attach to ") + name_}};
-  }
+  if (dry_run) return Reply::would((definition.attach_qmp.empty() ? "start " : "attach to ") + name_);
   const GuestStatus now = status();
   log(LogLevel::info, {name_, now.generation, 0}, "the guest runs here, unprotected");
   return to_json(now);

@@ -9,10 +9,6 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 
-nlohmann::json would(const std::string& what) {
-  return {{"schema_version", kSchemaVersion}, {"dry_run", true}, {"would", what}};
-}
-
 }  // namespace
 
 std::shared_ptr<backup::Session> GuestHost::session() const {
@@ -42,8 +38,8 @@ Reply GuestHost::hand_over(ckpt::OrderKind kind, bool dry_run) {
                                       "' does not need its primary");
     }
     if (dry_run) {
-      return would(planned ? "have node '" + now.peer + "' hand " + name_ + " over to this node"
-                           : "stop acknowledging and promote the replica of " + name_ + " here");
+      return Reply::would(planned ? "have node '" + now.peer + "' hand " + name_ + " over to this node"
+                                  : "stop acknowledging and promote the replica of " + name_ + " here");
     }
     const Status ordered = planned ? session->order_switchover() : session->order_failover();
     if (!ordered.ok()) return ordered.with_context(name_);
@@ -57,7 +53,7 @@ Reply GuestHost::hand_over(ckpt::OrderKind kind, bool dry_run) {
   if (now.state != "protected") {
     return Status(Code::unsafe, what + ": refused in state " + now.state + "; wait until it is protected");
   }
-  if (dry_run) return would("let node '" + now.peer + "' take over " + name_);
+  if (dry_run) return Reply::would("let node '" + now.peer + "' take over " + name_);
   planned ? live->order_switchover() : live->order_failover();
   if (!wait_protection_end(kPatience)) {
     return Status(Code::timed_out, what + ": not decided yet (" + status().state + ")");
@@ -78,7 +74,7 @@ Reply GuestHost::force_failover(bool dry_run) {
                                     ": this node holds no replica of it; on the node that runs it, " +
                                     "'remusd unprotect --force' lets it go on alone");
   }
-  if (dry_run) return would("promote the replica of " + name_ + " here without asking the arbiter");
+  if (dry_run) return Reply::would("promote the replica of " + name_ + " here without asking the arbiter");
   log(LogLevel::warn, {name_}, "failover forced by an operator, without the arbiter's word");
   if (Status forced = session->force_failover(); !forced.ok()) return forced.with_context(name_);
   return wait_session_end("failover --force");
@@ -94,7 +90,7 @@ Reply GuestHost::force_unprotect(bool dry_run) {
     return Status(Code::unsafe, "unprotect --force " + name_ + ": refused in state " + state +
                                     ": nothing is being decided; unprotect it without --force");
   }
-  if (dry_run) return would("let " + name_ + " go on alone without asking the arbiter");
+  if (dry_run) return Reply::would("let " + name_ + " go on alone without asking the arbiter");
   log(LogLevel::warn, {name_}, "unprotect forced by an operator, without the arbiter's word");
   live->force();
   if (!wait_protection_end(kPatience)) {

@@ -11,11 +11,10 @@
 #include <string_view>
 
 #include "backup/session.h"
+#include "control/exit_code.h"
 #include "primary/protection.h"
 
 namespace remusd::control {
-
-inline constexpr int kSchemaVersion = 1;
 
 /// Every word that `state` may be.
 inline constexpr std::array<std::string_view, 14> kStates{

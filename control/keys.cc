@@ -18,7 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kDaySeconds = 24 * 3600;
 constexpr int64_t kClockSkewSeconds = kDaySeconds;  // hosts whose clocks are somewhat behind take it, too
 constexpr mode_t kPublic = 0644, kSecret = 0600;
 

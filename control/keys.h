@@ -13,6 +13,7 @@
 namespace remusd::control {
 
 inline constexpr const char* kDefaultKeysDir = "/etc/remusd/keys";
+inline constexpr int64_t kDaySeconds = 24 * 3600;
 inline constexpr int kAuthorityDays = 3650;
 inline constexpr int kNodeDays = 825;
 

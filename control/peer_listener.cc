@@ -15,7 +15,7 @@ namespace {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 
-constexpr std::chrono::milliseconds kAcceptRetry{100};
+constexpr std::chrono::milliseconds kListenRetry{100};
 
 backup::Options session_options(const Config& config) {
   backup::Options options;
@@ -70,7 +70,7 @@ void PeerListener::accept() {
     if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
     if (error) {
       log(LogLevel::warn, {}, "accept a peer: " + error.message());
-      retry_.expires_after(kAcceptRetry);
+      retry_.expires_after(kListenRetry);
       retry_.async_wait([this](boost::system::error_code cancelled) {
         if (!cancelled) accept();
       });

@@ -3,12 +3,12 @@
 
 #include <ctime>
 
+#include "control/keys.h"
 #include "control/log.h"
 
 namespace remusd::control {
 namespace {
 
-constexpr int64_t kDaySeconds = 24 * 3600;
 constexpr int64_t kWarnDays = 30;
 constexpr Duration kWarnInterval = std::chrono::hours(24);
 

@@ -12,18 +12,11 @@
 #include "arbiter/arbiter.h"
 #include "arbiter/record_json.h"
 #include "tests/arbiter_etcd_server.h"
+#include "tests/arbiter_requests.h"
 #include "tests/temporary_directory.h"
 
 namespace remusd::arbiter {
 namespace {
-
-Time soon() {
-  return Clock::now() + std::chrono::seconds(10);
-}
-
-Record make_record(uint64_t generation, const std::string& owner) {
-  return {generation, owner, this_boot_id(), 7, make_nonce(), "b"};
-}
 
 /// A place where records are kept, and a way past the arbiter.
 class Store {

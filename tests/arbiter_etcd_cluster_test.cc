@@ -9,22 +9,14 @@
 #include <thread>
 
 #include "tests/arbiter_etcd_server.h"
+#include "tests/arbiter_requests.h"
 
 namespace remusd::arbiter {
 namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kLate{400};  // how much later than its deadline a call may return on a busy machine
 constexpr milliseconds kSettled{10000};  // a new leader is elected within 200 to 400 ms here
-
-Time in(milliseconds time) {
-  return Clock::now() + time;
-}
-
-Record make_record(uint64_t generation, const std::string& owner) {
-  return {generation, owner, this_boot_id(), 7, make_nonce(), "b"};
-}
 
 class EtcdClusterTest : public testing::Test {
  protected:

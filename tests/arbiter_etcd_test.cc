@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/arbiter_etcd_proxy.h"
+#include "tests/arbiter_requests.h"
 
 namespace remusd::arbiter {
 namespace {
@@ -13,19 +14,6 @@ namespace {
 using std::chrono::milliseconds;
 using testing::HasSubstr;
 using Fault = UnreliableProxy::Fault;
-
-constexpr milliseconds kLate{400};  // how much later than its deadline a call may return on a busy machine
-
-Time in(milliseconds time) {
-  return Clock::now() + time;
-}
-Time soon() {
-  return in(milliseconds(10000));
-}
-
-Record make_record(uint64_t generation, const std::string& owner) {
-  return {generation, owner, this_boot_id(), 7, make_nonce(), "b"};
-}
 
 std::unique_ptr<Arbiter> open(std::vector<std::string> endpoints) {
   auto opened = open_etcd_arbiter({std::move(endpoints), "", "", ""});

@@ -8,16 +8,13 @@
 #include <filesystem>
 
 #include "tests/arbiter_etcd_server.h"
+#include "tests/arbiter_requests.h"
 #include "tests/temporary_directory.h"
 
 namespace remusd::arbiter {
 namespace {
 
 using testing::HasSubstr;
-
-Time soon() {
-  return Clock::now() + std::chrono::seconds(10);
-}
 
 class EtcdTlsTest : public testing::Test {
  protected:

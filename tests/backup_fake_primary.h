@@ -23,27 +23,11 @@
 #include "ckpt/link.h"
 #include "ckpt/page_codec.h"
 #include "guest/sim/machine.h"
+#include "tests/loopback.h"
 
 namespace remusd::backup {
 
 constexpr uint64_t kTestGeneration = 3;
-
-/// Two ends of a TCP connection over loopback.
-inline std::pair<ScopedFd, ScopedFd> tcp_pair() {
-  ScopedFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  auto* generic = reinterpret_cast<sockaddr*>(&address);
-  EXPECT_EQ(::bind(listener.get(), generic, size), 0);
-  EXPECT_EQ(::listen(listener.get(), 1), 0);
-  EXPECT_EQ(::getsockname(listener.get(), generic, &size), 0);
-  ScopedFd ours(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  EXPECT_EQ(::connect(ours.get(), generic, size), 0);
-  ScopedFd theirs(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  return {std::move(ours), std::move(theirs)};
-}
 
 /// Answers as scripted; when the script is at its end it is a true compare-and-swap.
 class FakeArbiter : public arbiter::Arbiter {

@@ -17,7 +17,7 @@ namespace {
 using ckpt::Bytes;
 using ckpt::FrameType;
 
-constexpr size_t kPages = 64;
+constexpr size_t kStorePages = 64;
 constexpr size_t kLimit = 1u << 20;
 
 struct Frame {
@@ -41,15 +41,16 @@ Bytes random_bytes(std::mt19937& random, size_t size) {
 class Primary {
  public:
   /// With deltas against `shadow_slots` pages, none: without.
-  explicit Primary(uint32_t seed, size_t shadow_slots = 0) : random_(seed), memory_(kPages * kPageSize) {
-    if (shadow_slots > 0) shadow_.emplace(*ckpt::Shadow::make(kPages, shadow_slots * kPageSize));
+  explicit Primary(uint32_t seed, size_t shadow_slots = 0) : random_(seed), memory_(kStorePages * kPageSize) {
+    if (shadow_slots > 0) shadow_.emplace(*ckpt::Shadow::make(kStorePages, shadow_slots * kPageSize));
   }
 
   Epoch next(size_t frames, bool base = false) {
     Epoch epoch;
     for (size_t i = 0; i < frames; ++i) {
       std::vector<uint64_t> pages;
-      for (uint64_t page = random_() % 4; page < kPages; page += 1 + random_() % 16) pages.push_back(page);
+      for (uint64_t page = random_() % 4; page < kStorePages; page += 1 + random_() % 16)
+        pages.push_back(page);
       if (pages.empty()) pages.push_back(0);
       Bytes data;
       for (const uint64_t page : pages) {
@@ -108,7 +109,7 @@ class Primary {
 /// Feeds a Store, with the sums a primary would make.
 class Feeder {
  public:
-  explicit Feeder(bool deltas = false) : memory(kPages * kPageSize), store(memory, kLimit, deltas) {}
+  explicit Feeder(bool deltas = false) : memory(kStorePages * kPageSize), store(memory, kLimit, deltas) {}
 
   Status add(uint64_t epoch, const Frame& frame) {
     ckpt::FrameView view;
@@ -127,7 +128,7 @@ class Feeder {
           {reinterpret_cast<const char*>(frame.body.data()), frame.body.size()}));
       if (frame.type == FrameType::pages) {
         uint32_t pages = 0;
-        EXPECT_TRUE(ckpt::check_pages(frame.body, kPages, &pages, /*deltas=*/true).ok());
+        EXPECT_TRUE(ckpt::check_pages(frame.body, kStorePages, &pages, /*deltas=*/true).ok());
         commit.pages += pages;
         commit.raw_bytes += pages * kPageSize;
       } else {
@@ -294,10 +295,10 @@ TEST(BackupStore, AnEpochBeyondTheLimitIsExhausted) {
   Feeder feeder;
   Primary primary(8);
   ASSERT_TRUE(feeder.whole(1, primary.next(1)).ok());
-  std::vector<uint64_t> pages(kPages);
-  for (uint64_t page = 0; page < kPages; ++page) pages[page] = page;
+  std::vector<uint64_t> pages(kStorePages);
+  for (uint64_t page = 0; page < kStorePages; ++page) pages[page] = page;
   Frame frame{FrameType::pages, {}};
-  ckpt::encode_pages(pages, random_bytes(random, kPages * kPageSize), &frame.body);
+  ckpt::encode_pages(pages, random_bytes(random, kStorePages * kPageSize), &frame.body);
   Status status;
   size_t taken = 0;
   while (status.ok() && taken < 100) {
@@ -379,7 +380,7 @@ TEST(BackupStore, DeltasMakeEachEpochsImageHoweverFarApplyingLags) {
 }
 
 TEST(BackupStore, DeltasThatWereNotAgreedOnAreRefused) {
-  Primary primary(13, kPages);
+  Primary primary(13, kStorePages);
   Feeder feeder;
   const Epoch first = primary.next(1);
   ASSERT_TRUE(feeder.whole(1, first).ok());
@@ -396,7 +397,7 @@ TEST(BackupStore, DeltasThatWereNotAgreedOnAreRefused) {
 }
 
 TEST(BackupStore, AFrameWithADamagedDeltaIsRefusedWhole) {
-  Primary primary(14, kPages);
+  Primary primary(14, kStorePages);
   const Epoch first = primary.next(4), second = primary.next(2);
   ASSERT_GT(primary.deltas(), 5u);
   std::mt19937 random(14);

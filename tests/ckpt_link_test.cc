@@ -20,7 +20,7 @@
 #include <string>
 #include <thread>
 
-#include "ckpt/link.h"
+#include "tests/ckpt_link_world.h"
 
 namespace remusd::ckpt {
 namespace {
@@ -29,64 +29,10 @@ using ::testing::HasSubstr;
 using namespace std::chrono_literals;
 using Bytes = std::vector<std::byte>;
 
-constexpr Duration kPatience = 30s;
-
-std::pair<ScopedFd, ScopedFd> unix_pair() {
-  int fds[2];
-  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-  return {ScopedFd(fds[0]), ScopedFd(fds[1])};
-}
-
-struct Listener {
-  ScopedFd socket;
-  std::string address;
-};
-
-Listener listen_tcp() {
-  Listener listener{ScopedFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)), ""};
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof any;
-  EXPECT_EQ(::bind(listener.socket.get(), reinterpret_cast<sockaddr*>(&any), size), 0);
-  EXPECT_EQ(::listen(listener.socket.get(), 8), 0);
-  EXPECT_EQ(::getsockname(listener.socket.get(), reinterpret_cast<sockaddr*>(&any), &size), 0);
-  listener.address = "127.0.0.1:" + std::to_string(ntohs(any.sin_port));
-  return listener;
-}
-
-std::pair<ScopedFd, ScopedFd> tcp_pair() {
-  const Listener listener = listen_tcp();
-  Result<ScopedFd> client = connect_to(listener.address, 5s);
-  EXPECT_TRUE(client.ok()) << client.status().message();
-  return {std::move(*client), ScopedFd(::accept(listener.socket.get(), nullptr, nullptr))};
-}
-
 std::unique_ptr<Link> adopt(ScopedFd socket, const LinkOptions& options = {}) {
   Result<std::unique_ptr<Link>> link = Link::adopt(std::move(socket), options);
   EXPECT_TRUE(link.ok()) << link.status().message();
   return std::move(*link);
-}
-
-struct Received {
-  FrameType type;
-  uint64_t epoch;
-  Bytes body;
-};
-
-/// Waits until `done` holds, the link is closed or patience ends.
-template <typename Done>
-Status serve(Link& link, std::vector<Received>* frames, Done done) {
-  const Time deadline = Clock::now() + kPatience;
-  while (!done()) {
-    if (Clock::now() >= deadline) return {Code::timed_out, "the test ran out of patience"};
-    REMUSD_TRY(link.wait(deadline, [&](const FrameView& frame) {
-      if (frames != nullptr)
-        frames->push_back({frame.type(), frame.header.epoch, Bytes(frame.body.begin(), frame.body.end())});
-      return Status();
-    }));
-  }
-  return {};
 }
 
 Bytes body_of(size_t size, uint64_t seed) {
@@ -548,7 +494,7 @@ TEST(ConnectTest, UnixPathsAreReached) {
 }
 
 TEST(ConnectTest, NobodyListeningIsUnavailable) {
-  Listener listener = listen_tcp();
+  Listener listener;
   listener.socket.reset();
   const Status status = connect_to(listener.address, 5s).status();
   EXPECT_EQ(status.code(), Code::unavailable);
@@ -557,7 +503,7 @@ TEST(ConnectTest, NobodyListeningIsUnavailable) {
 
 TEST(ConnectTest, APeerThatDoesNotAnswerTimesOut) {
   // A listener whose queue is full drops what comes.
-  Listener listener = listen_tcp();
+  Listener listener;
   ASSERT_EQ(::listen(listener.socket.get(), 0), 0);
   std::vector<ScopedFd> held;
   Status status;

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "ckpt/page_codec.h"
+#include "tests/ckpt_page_entries.h"
 
 namespace remusd::ckpt {
 namespace {
@@ -13,7 +14,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr uint64_t kMemoryPages = 1024;
-constexpr size_t kTable = 8;  // where the page table begins
 
 struct Fixture {
   std::vector<uint64_t> pages;
@@ -42,11 +42,6 @@ Bytes encoded(const Fixture& fixture) {
   return body;
 }
 
-PageEntry entry_of(const Bytes& body, size_t index) {
-  PageEntry entry;
-  std::memcpy(&entry, body.data() + kTable + index * sizeof entry, sizeof entry);
-  return entry;
-}
 void set_entry(Bytes* body, size_t index, const PageEntry& entry) {
   std::memcpy(body->data() + kTable + index * sizeof entry, &entry, sizeof entry);
 }

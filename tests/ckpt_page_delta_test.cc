@@ -13,6 +13,7 @@
 
 #include "ckpt/delta.h"
 #include "ckpt/page_codec.h"
+#include "tests/ckpt_page_entries.h"
 
 namespace remusd::ckpt {
 namespace {
@@ -20,19 +21,12 @@ namespace {
 using ::testing::HasSubstr;
 using Random = std::mt19937_64;
 
-constexpr uint64_t kMemoryPages = 512;
-constexpr size_t kTable = 8;  // where the page table begins
+constexpr uint64_t kPages = 512;
 
 Shadow make_shadow(size_t slots) {
-  auto shadow = Shadow::make(kMemoryPages, slots * kPageSize);
+  auto shadow = Shadow::make(kPages, slots * kPageSize);
   EXPECT_TRUE(shadow.ok());
   return *std::move(shadow);
-}
-
-PageEntry entry_of(const Bytes& body, size_t index) {
-  PageEntry entry;
-  std::memcpy(&entry, body.data() + kTable + index * sizeof entry, sizeof entry);
-  return entry;
 }
 
 PageEncoding encoding_of(const Bytes& body) {
@@ -65,9 +59,9 @@ class OnePage {
       return body;
     }
     uint32_t pages = 0;
-    EXPECT_TRUE(check_pages(body, kMemoryPages, &pages, /*deltas=*/true).ok());
+    EXPECT_TRUE(check_pages(body, kPages, &pages, /*deltas=*/true).ok());
     EXPECT_TRUE(verify_pages(body).ok());
-    Bytes memory(kMemoryPages * kPageSize, std::byte{0x11});
+    Bytes memory(kPages * kPageSize, std::byte{0x11});
     std::copy(known_.begin(), known_.end(), memory.begin() + kPage * kPageSize);
     EXPECT_TRUE(apply_pages(body, memory).ok());
     EXPECT_EQ(std::memcmp(memory.data() + kPage * kPageSize, content.data(), kPageSize), 0);
@@ -133,7 +127,7 @@ TEST(PageDeltaTest, AFrameOfPagesThatAllStayedTheSameIsNone) {
   EXPECT_EQ(counts.same, numbers.size() - 2);
   body.erase(body.begin(), body.begin() + 3);
   uint32_t pages = 0;
-  ASSERT_TRUE(check_pages(body, kMemoryPages, &pages, /*deltas=*/true).ok());
+  ASSERT_TRUE(check_pages(body, kPages, &pages, /*deltas=*/true).ok());
   EXPECT_EQ(pages, 2u);
   EXPECT_EQ(entry_of(body, 0).page, 34u);
   EXPECT_EQ(entry_of(body, 1).page, 400u);
@@ -161,7 +155,7 @@ TEST(PageDeltaTest, DeltasThatWereNotAgreedOnAreRefused) {
     for (size_t i = 0; i < changes; ++i) content[i * 64] ^= std::byte{3};
     const Bytes body = page.next(content);
     uint32_t pages = 0;
-    EXPECT_THAT(check_pages(body, kMemoryPages, &pages).message(), HasSubstr("not agreed on"));
+    EXPECT_THAT(check_pages(body, kPages, &pages).message(), HasSubstr("not agreed on"));
   }
 }
 
@@ -177,8 +171,8 @@ TEST(PageDeltaTest, PayloadsThatAreNoDeltaAreRefused) {
     entry.payload_bytes = static_cast<uint32_t>(body.size() - payload);
     std::memcpy(body.data() + kTable, &entry, sizeof entry);
     uint32_t pages = 0;
-    EXPECT_TRUE(check_pages(body, kMemoryPages, &pages, /*deltas=*/true).ok()) << "the table is sound";
-    Bytes memory(kMemoryPages * kPageSize, std::byte{0x33});
+    EXPECT_TRUE(check_pages(body, kPages, &pages, /*deltas=*/true).ok()) << "the table is sound";
+    Bytes memory(kPages * kPageSize, std::byte{0x33});
     const Bytes before = memory;
     EXPECT_EQ(verify_pages(body).code(), apply_pages(body, memory).code());
     if (!verify_pages(body).ok()) {
@@ -220,14 +214,14 @@ TEST(PageDeltaTest, DamagedBodiesNeverCrashAndVerifyForetellsApply) {
   const PageCounts counts = encode_pages(numbers, data, &good, &shadow);
   ASSERT_GT(counts.delta, 1u);
   ASSERT_GT(counts.delta_lz4, 1u);
-  Bytes memory(kMemoryPages * kPageSize);
+  Bytes memory(kPages * kPageSize);
   int accepted = 0;
   for (int round = 0; round < 100'000; ++round) {
     Bytes body = good;
     for (uint64_t changes = 1 + random() % 3; changes > 0; --changes)
       body[random() % body.size()] = static_cast<std::byte>(random());
     uint32_t pages = 0;
-    if (!check_pages(body, kMemoryPages, &pages, /*deltas=*/true).ok()) continue;
+    if (!check_pages(body, kPages, &pages, /*deltas=*/true).ok()) continue;
     ++accepted;
     ASSERT_EQ(verify_pages(body).ok(), apply_pages(body, memory).ok()) << round;
   }
@@ -239,13 +233,13 @@ TEST(PageDeltaTest, TheReceiversMemoryIsTheSendersWhateverIsWritten) {
   for (const size_t slots : {0u, 1u, 7u, 100u, 512u}) {
     Random random(slots + 1);
     Shadow shadow = make_shadow(std::max<size_t>(slots, 1));
-    Bytes ours(kMemoryPages * kPageSize), theirs(ours.size());
+    Bytes ours(kPages * kPageSize), theirs(ours.size());
     PageCounts sum;
     for (int frame = 0; frame < 400; ++frame) {
       std::vector<uint64_t> numbers;
       Bytes data, body;
       const uint64_t step = 1 + random() % 40;
-      for (uint64_t page = random() % step; page < kMemoryPages; page += 1 + random() % step) {
+      for (uint64_t page = random() % step; page < kPages; page += 1 + random() % step) {
         if (numbers.size() == kMaxPagesPerFrame) break;
         const std::span content = std::span(ours).subspan(page * kPageSize, kPageSize);
         const auto kind = random() % 8;
@@ -266,7 +260,7 @@ TEST(PageDeltaTest, TheReceiversMemoryIsTheSendersWhateverIsWritten) {
       ASSERT_EQ(body.empty(), counts.total() == 0);
       if (body.empty()) continue;
       uint32_t pages = 0;
-      ASSERT_TRUE(check_pages(body, kMemoryPages, &pages, /*deltas=*/slots > 0).ok());
+      ASSERT_TRUE(check_pages(body, kPages, &pages, /*deltas=*/slots > 0).ok());
       ASSERT_EQ(pages, counts.total());
       ASSERT_TRUE(verify_pages(body).ok());
       ASSERT_TRUE(apply_pages(body, theirs).ok());
@@ -286,8 +280,8 @@ TEST(PageDeltaTest, TheReceiversMemoryIsTheSendersWhateverIsWritten) {
 /// Frames of `epochs` epochs in which `write` changes memory and names the pages; bytes on the wire for each
 /// byte of a dirty page. The first tenth is not counted.
 double wire_ratio(int epochs, const std::function<void(Bytes* memory, std::set<uint64_t>* dirty)>& write) {
-  Shadow shadow = make_shadow(kMemoryPages);
-  Bytes memory(kMemoryPages * kPageSize), body;
+  Shadow shadow = make_shadow(kPages);
+  Bytes memory(kPages * kPageSize), body;
   size_t raw = 0, wire = 0;
   for (int epoch = 0; epoch < epochs; ++epoch) {
     std::set<uint64_t> dirty;
@@ -310,7 +304,7 @@ double wire_ratio(int epochs, const std::function<void(Bytes* memory, std::set<u
 TEST(PageDeltaTest, AKeyValueStoreCostsASmallPartOfItsDirtyPages) {
   // Each epoch sets 100 keys: a value of 100 random bytes with its header in a slot of 128, a pointer in the
   // index, and a line appended to a log that goes round.
-  constexpr uint64_t kIndexPages = 32, kLogPages = 32, kSlots = (kMemoryPages - kIndexPages - kLogPages) * 32;
+  constexpr uint64_t kIndexPages = 32, kLogPages = 32, kSlots = (kPages - kIndexPages - kLogPages) * 32;
   Random random(8);
   uint64_t log = 0, clock = 0;
   const double ratio = wire_ratio(200, [&](Bytes* memory, std::set<uint64_t>* dirty) {
@@ -336,7 +330,7 @@ TEST(PageDeltaTest, AKeyValueStoreCostsASmallPartOfItsDirtyPages) {
 TEST(PageDeltaTest, IncompressiblePagesCostHardlyMoreThanThemselves) {
   Random random(9);
   const double ratio = wire_ratio(20, [&](Bytes* memory, std::set<uint64_t>* dirty) {
-    for (uint64_t page = random() % 2; page < kMemoryPages; page += 2) {
+    for (uint64_t page = random() % 2; page < kPages; page += 2) {
       std::ranges::copy(random_bytes(random, kPageSize),
                         memory->begin() + static_cast<long>(page * kPageSize));
       dirty->insert(page);

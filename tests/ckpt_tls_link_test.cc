@@ -9,7 +9,7 @@
 #include <string>
 #include <thread>
 
-#include "ckpt/link.h"
+#include "tests/ckpt_link_world.h"
 #include "tests/ckpt_tls_keys.h"
 
 namespace remusd::ckpt {
@@ -18,40 +18,6 @@ namespace {
 using ::testing::HasSubstr;
 using namespace std::chrono_literals;
 using Bytes = std::vector<std::byte>;
-
-constexpr Duration kPatience = 30s;
-
-std::pair<ScopedFd, ScopedFd> unix_pair() {
-  int fds[2];
-  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-  return {ScopedFd(fds[0]), ScopedFd(fds[1])};
-}
-
-Bytes body_of(size_t size, uint64_t seed) {
-  Bytes body(size);
-  for (size_t i = 0; i < size; ++i) body[i] = static_cast<std::byte>(seed * 31 + i * 7 + i / 256);
-  return body;
-}
-
-struct Received {
-  FrameType type;
-  uint64_t epoch;
-  Bytes body;
-};
-
-template <typename Done>
-Status serve(Link& link, std::vector<Received>* frames, Done done) {
-  const Time deadline = Clock::now() + kPatience;
-  while (!done()) {
-    if (Clock::now() >= deadline) return {Code::timed_out, "the test ran out of patience"};
-    REMUSD_TRY(link.wait(deadline, [&](const FrameView& frame) {
-      if (frames != nullptr)
-        frames->push_back({frame.type(), frame.header.epoch, Bytes(frame.body.begin(), frame.body.end())});
-      return Status();
-    }));
-  }
-  return {};
-}
 
 class TlsLinkTest : public ::testing::Test {
  protected:

@@ -14,20 +14,14 @@
 #include "ckpt/openssl.h"
 #include "ckpt/tls.h"
 #include "tests/ckpt_tls_keys.h"
+#include "tests/loopback.h"
+#include "tests/patience.h"
 
 namespace remusd::ckpt {
 namespace {
 
 using ::testing::HasSubstr;
 using namespace std::chrono_literals;
-
-constexpr Duration kPatience = 30s;
-
-std::pair<ScopedFd, ScopedFd> unix_pair() {
-  int fds[2];
-  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-  return {ScopedFd(fds[0]), ScopedFd(fds[1])};
-}
 
 /// Waits until the link is closed; a HELLO is sent as soon as there is room. *frames: those that came.
 Status outcome(Link& link, int* frames = nullptr) {

@@ -25,23 +25,14 @@
 
 #include "guest/qemu/inject.h"
 #include "guest/qemu/inject_restart.h"
+#include "tests/assert_ok.h"
+#include "tests/patience.h"
 
 namespace remusd::guest::qemu {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
-
-constexpr milliseconds kPatience{20000};
-
-bool eventually(const std::function<bool()>& condition) {
-  const auto end = steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
-  }
-  return true;
-}
 
 /// What a victim tells us; lives in memory that both share.
 struct Report {
@@ -57,9 +48,9 @@ struct Report {
 };
 
 /// A forked child that runs one function; killed and reaped at the end.
-class Victim {
+class Traced {
  public:
-  explicit Victim(const std::function<void(Report&)>& job) {
+  explicit Traced(const std::function<void(Report&)>& job) {
     void* shared = ::mmap(nullptr, sizeof(Report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     report_ = new (shared) Report;
     pid_ = ::fork();
@@ -70,15 +61,15 @@ class Victim {
       ::_exit(0);
     }
   }
-  ~Victim() {
+  ~Traced() {
     if (!reaped_) {
       ::kill(pid_, SIGKILL);
       static_cast<void>(wait_exit());
     }
     ::munmap(report_, sizeof(Report));
   }
-  Victim(const Victim&) = delete;
-  Victim& operator=(const Victim&) = delete;
+  Traced(const Traced&) = delete;
+  Traced& operator=(const Traced&) = delete;
 
   int pid() const { return pid_; }
   Report& report() { return *report_; }
@@ -127,12 +118,6 @@ Status inject_userfaultfd(int pid) {
   });
 }
 
-#define ASSERT_OK(expression)                           \
-  do {                                                  \
-    const Status ok_status = (expression);              \
-    ASSERT_TRUE(ok_status.ok()) << ok_status.message(); \
-  } while (false)
-
 template <typename Job>
 void timed(Report& report, Job job) {
   const auto begin = steady_clock::now();
@@ -145,7 +130,7 @@ void timed(Report& report, Job job) {
 }
 
 /// Interrupts the victim some times while it is in system call `number`, or until it is through with it.
-void disturb(Victim& victim, long number, int times = 5) {
+void disturb(Traced& victim, long number, int times = 5) {
   const auto waits_or_done = [&] {
     return victim.blocked_in(number) || victim.blocked_in(SYS_restart_syscall) || victim.report().done != 0;
   };
@@ -161,14 +146,14 @@ void disturb(Victim& victim, long number, int times = 5) {
 /// Spread over a wait of kWaitMs: one that began anew each time would take far longer than kWaitMs + kLateMs.
 constexpr int64_t kWaitMs = 1000;
 constexpr int64_t kLateMs = 700;
-void disturb_all_along(Victim& victim, long number) {
+void disturb_all_along(Traced& victim, long number) {
   for (int i = 0; i < 6; ++i) {
     disturb(victim, number, 2);
     std::this_thread::sleep_for(milliseconds(kWaitMs / 8));
   }
 }
 
-void expect_sleep(Victim& victim, int64_t result, int64_t ms) {
+void expect_sleep(Traced& victim, int64_t result, int64_t ms) {
   ASSERT_EQ(victim.wait_exit(), 0);
   EXPECT_EQ(victim.report().result, result) << "errno " << victim.report().error;
   EXPECT_EQ(victim.report().error, 0);
@@ -177,7 +162,7 @@ void expect_sleep(Victim& victim, int64_t result, int64_t ms) {
 }
 
 TEST(Inject, PpollWithTimeoutSleepsItsTimeInAll) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     timed(report, [] {
       timespec timeout{kWaitMs / 1000, 0};
       return ::ppoll(nullptr, 0, &timeout, nullptr);
@@ -188,7 +173,7 @@ TEST(Inject, PpollWithTimeoutSleepsItsTimeInAll) {
 }
 
 TEST(Inject, NanosleepSleepsItsTimeInAll) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     timed(report, [] {
       timespec time{kWaitMs / 1000, 0};
       return ::syscall(SYS_nanosleep, &time, nullptr);
@@ -199,7 +184,7 @@ TEST(Inject, NanosleepSleepsItsTimeInAll) {
 }
 
 TEST(Inject, FutexWaitWithTimeoutTimesOutInTime) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     timed(report, [&] {
       timespec time{kWaitMs / 1000, 0};
       const long got = ::syscall(SYS_futex, &report.futex_word, FUTEX_WAIT, 0, &time, nullptr, 0);
@@ -213,7 +198,7 @@ TEST(Inject, FutexWaitWithTimeoutTimesOutInTime) {
 }
 
 TEST(Inject, FutexWaitIsWokenAfterwards) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     timed(report,
           [&] { return ::syscall(SYS_futex, &report.futex_word, FUTEX_WAIT, 0, nullptr, nullptr, 0); });
   });
@@ -228,7 +213,7 @@ TEST(Inject, FutexWaitIsWokenAfterwards) {
 TEST(Inject, ReadOnAPipeGetsAllDataInOrder) {
   int fds[2];
   ASSERT_EQ(::pipe(fds), 0);
-  Victim victim([&](Report& report) {
+  Traced victim([&](Report& report) {
     timed(report, [&] {
       int64_t sum = 0;
       for (int i = 0; i < 50; ++i) {
@@ -255,7 +240,7 @@ TEST(Inject, ReadOnAPipeGetsAllDataInOrder) {
 TEST(Inject, EpollWaitSeesNoEintrAndItsEvent) {
   int fds[2];
   ASSERT_EQ(::pipe(fds), 0);
-  Victim victim([&](Report& report) {
+  Traced victim([&](Report& report) {
     const int epoll = ::epoll_create1(0);
     epoll_event event{EPOLLIN, {}};
     ::epoll_ctl(epoll, EPOLL_CTL_ADD, fds[0], &event);
@@ -286,7 +271,7 @@ std::pair<uint64_t, uint64_t> churn(uint64_t rounds, Report& report, const std::
 }
 
 TEST(Inject, BusyLoopKeepsItsRegisters) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     report.ready = 1;
     const auto disturbed = churn(~uint64_t{0}, report, &report.go);
     const auto replayed = churn(disturbed.first, report, nullptr);
@@ -304,7 +289,7 @@ TEST(Inject, BusyLoopKeepsItsRegisters) {
 }
 
 TEST(Inject, TwoHundredTimesInAProcessWithBusyThreads) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     std::vector<std::thread> threads;
     for (int t = 0; t < 3; ++t) {
       threads.emplace_back([&report] {
@@ -330,7 +315,7 @@ TEST(Inject, TwoHundredTimesInAProcessWithBusyThreads) {
 
 TEST(Inject, SignalThatComesWhileHeldIsHandledAfterwards) {
   static Report* seen;
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     seen = &report;
     struct sigaction action {};
     action.sa_handler = [](int) { seen->handled = 1; };
@@ -354,7 +339,7 @@ TEST(Inject, SignalThatComesWhileHeldIsHandledAfterwards) {
 
 TEST(Inject, SignalMaskOfSigsuspendSurvives) {
   static Report* seen;
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     seen = &report;
     struct sigaction action {};
     action.sa_handler = [](int) { seen->handled = 1; };
@@ -378,7 +363,7 @@ TEST(Inject, SignalMaskOfSigsuspendSurvives) {
 }
 
 TEST(Inject, StoppedProcessIsStoppedAgain) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     report.ready = 1;
     while (report.go == 0) report.counter.fetch_add(1);
   });
@@ -393,7 +378,7 @@ TEST(Inject, StoppedProcessIsStoppedAgain) {
 }
 
 TEST(Inject, StopSignalThatComesWhileHeldTakesEffectAfterwards) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     report.ready = 1;
     while (report.go == 0) report.counter.fetch_add(1);
   });
@@ -413,7 +398,7 @@ TEST(Inject, StopSignalThatComesWhileHeldTakesEffectAfterwards) {
 }
 
 TEST(Inject, ProcessThatDiesMeanwhileIsACleanError) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     report.ready = 1;
     ::pause();
   });
@@ -428,7 +413,7 @@ TEST(Inject, ProcessThatDiesMeanwhileIsACleanError) {
 }
 
 TEST(Inject, BodyFailureIsReturnedAndTheProcessGoesOn) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     timed(report, [] {
       timespec time{0, 300'000'000};
       return ::nanosleep(&time, nullptr);
@@ -449,8 +434,8 @@ TEST(Inject, RefusesAProcessThatIsNotThere) {
 }
 
 TEST(Inject, RefusesATracedProcessAndNamesItsTracer) {
-  Victim victim([](Report&) { ::pause(); });
-  Victim tracer([&](Report& report) {
+  Traced victim([](Report&) { ::pause(); });
+  Traced tracer([&](Report& report) {
     ::ptrace(PTRACE_SEIZE, victim.pid(), 0, 0);
     report.ready = 1;
     ::pause();
@@ -462,7 +447,7 @@ TEST(Inject, RefusesATracedProcessAndNamesItsTracer) {
 }
 
 TEST(Inject, RefusesASandboxedProcess) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
     sock_fprog program{1, allow};
     ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -477,12 +462,12 @@ TEST(Inject, RefusesASandboxedProcess) {
 }
 
 TEST(Inject, NamesTheRightThatIsMissing) {
-  Victim victim([](Report& report) {
+  Traced victim([](Report& report) {
     report.ready = 1;
     ::pause();
   });
   ASSERT_TRUE(eventually([&] { return victim.report().ready == 1; }));
-  Victim stranger([&](Report& report) {
+  Traced stranger([&](Report& report) {
     if (::setresuid(65534, 65534, 65534) != 0) ::_exit(8);
     const Status status = inject_getpid(victim.pid());
     report.result =

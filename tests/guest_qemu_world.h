@@ -26,23 +26,10 @@
 #include "ckpt/clock.h"
 #include "guest/guest.h"
 #include "guest/qemu/driver.h"
-
-#define ASSERT_OK(expression)                                                                   \
-  do {                                                                                          \
-    if (const auto ok_status = ::remusd::guest::qemu::status_of(expression); !ok_status.ok()) { \
-      FAIL() << to_string(ok_status.code()) << ": " << ok_status.message();                     \
-    }                                                                                           \
-  } while (false)
+#include "tests/assert_ok.h"
+#include "tests/patience.h"
 
 namespace remusd::guest::qemu {
-
-inline Status status_of(const Status& status) {
-  return status;
-}
-template <typename T>
-Status status_of(const Result<T>& result) {
-  return result.ok() ? Status() : result.status();
-}
 
 inline constexpr size_t kCounterAt = 0x200000;
 
@@ -66,16 +53,6 @@ inline const std::array<uint8_t, 81> kProgram{
     0x75, 0xfd,                          // jnz    delay
     0xeb, 0xdd,                          // jmp    loop
 };
-
-/// True as soon as `condition` is, false when it has not become so in time.
-inline bool eventually(const std::function<bool()>& condition, Duration timeout = std::chrono::seconds(30)) {
-  const Time deadline = Clock::now() + timeout;
-  while (!condition()) {
-    if (Clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
 
 /// A directory with the program and a runtime directory for each of two hosts; removed at the end.
 class World {

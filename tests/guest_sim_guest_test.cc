@@ -18,6 +18,7 @@
 
 #include "ckpt/clock.h"
 #include "guest/sim/machine.h"
+#include "tests/patience.h"
 
 namespace remusd::guest {
 namespace {
@@ -29,16 +30,6 @@ using ::testing::HasSubstr;
 
 constexpr auto kDeadline = std::chrono::seconds(20);
 constexpr MacBytes kClient{0x52, 0x54, 0, 0, 0, 1};
-
-/// Waits for `condition`; the pause between looks only keeps the processor free.
-bool eventually(const std::function<bool()>& condition) {
-  const Time end = Clock::now() + kDeadline;
-  while (!condition()) {
-    if (Clock::now() > end) return false;
-    ::poll(nullptr, 0, 1);
-  }
-  return true;
-}
 
 /// The net thread's side of a card.
 class Peer {

@@ -19,6 +19,7 @@
 
 #include "ckpt/scoped_fd.h"
 #include "guest/qemu/tracker.h"
+#include "tests/assert_ok.h"
 #include "tests/guest_tracker_victim.h"
 
 namespace remusd::guest::qemu {
@@ -27,12 +28,6 @@ namespace {
 using namespace tracked;  // NOLINT(google-build-using-namespace): the test world of this file
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-#define ASSERT_OK(expression)                           \
-  do {                                                  \
-    const Status ok_status = (expression);              \
-    ASSERT_TRUE(ok_status.ok()) << ok_status.message(); \
-  } while (false)
 
 class TrackerTest : public testing::TestWithParam<TrackerKind> {
  protected:

@@ -26,23 +26,14 @@
 #include "ckpt/pages.h"
 #include "ckpt/scoped_fd.h"
 #include "guest/qemu/tracker.h"
+#include "tests/patience.h"
 
 namespace remusd::guest::qemu::tracked {
 
 using std::chrono::microseconds;
 using std::chrono::steady_clock;
 
-inline constexpr std::chrono::milliseconds kPatience{60000};
 inline constexpr int kThreads = 4;
-
-inline bool eventually(const std::function<bool()>& condition) {
-  const auto end = steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(microseconds(20));
-  }
-  return true;
-}
 
 inline void futex(std::atomic<uint32_t>* word, int operation, uint32_t value) {
   static_cast<void>(::syscall(SYS_futex, word, operation, value, nullptr, nullptr, 0));

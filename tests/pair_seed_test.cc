@@ -21,23 +21,15 @@
 #include "backup/session.h"
 #include "guest/sim/memory.h"
 #include "primary/protection.h"
+#include "tests/loopback.h"
+#include "tests/patience.h"
 
 namespace remusd {
 namespace {
 
 using std::chrono::milliseconds;
 
-constexpr Duration kPatience = std::chrono::seconds(30);
 constexpr uint64_t kGuestPages = 1024;  // what the simulated machine writes when it boots
-
-bool comes(const std::function<bool()>& happened) {
-  const Time deadline = Clock::now() + kPatience;
-  while (!happened()) {
-    if (Clock::now() > deadline) return false;
-    ::poll(nullptr, 0, 1);
-  }
-  return true;
-}
 
 class PairSeed : public testing::Test {
  protected:
@@ -79,23 +71,15 @@ class PairSeed : public testing::Test {
   void protect() {
     protection_.reset();
     session_.reset();
-    ScopedFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* generic = reinterpret_cast<sockaddr*>(&address);
-    ASSERT_EQ(::bind(listener.get(), generic, size), 0);
-    ASSERT_EQ(::listen(listener.get(), 1), 0);
-    ASSERT_EQ(::getsockname(listener.get(), generic, &size), 0);
-    options_.peer_address = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+    const Listener listener;
+    options_.peer_address = listener.address;
     auto protection = primary::Protection::start(*guest_, definition_, *net_, *arbiter_, options_, {});
     ASSERT_TRUE(protection.ok()) << protection.status().message();
     protection_ = *std::move(protection);
 
-    pollfd waiting{listener.get(), POLLIN, 0};
+    pollfd waiting{listener.socket.get(), POLLIN, 0};
     ASSERT_EQ(::poll(&waiting, 1, 10000), 1);
-    ScopedFd accepted(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    ScopedFd accepted = listener.accept();
     cable_.reset(::fcntl(accepted.get(), F_DUPFD_CLOEXEC, 0));
     backup::Options theirs;
     theirs.node = "b";
@@ -112,16 +96,16 @@ class PairSeed : public testing::Test {
     auto session = backup::Session::start(std::move(accepted), *arbiter_, theirs, std::move(callbacks));
     ASSERT_TRUE(session.ok()) << session.status().message();
     session_ = *std::move(session);
-    ASSERT_TRUE(comes([&] { return protection_->snapshot().state == primary::State::protecting; }))
+    ASSERT_TRUE(eventually([&] { return protection_->snapshot().state == primary::State::protecting; }))
         << protection_->snapshot().end.message() << " / " << session_->snapshot().end.message();
     synced_ = protection_->snapshot();
   }
   void run_epochs(uint64_t epochs) {
     const uint64_t until = protection_->snapshot().acked + epochs;
-    ASSERT_TRUE(comes([&] { return protection_->snapshot().acked >= until; }));
+    ASSERT_TRUE(eventually([&] { return protection_->snapshot().acked >= until; }));
   }
   bool backup_becomes(backup::State state) {
-    return comes([&] { return session_->snapshot().state == state; });
+    return eventually([&] { return session_->snapshot().state == state; });
   }
   void unprotect() {
     protection_->unprotect("enough");
@@ -240,7 +224,7 @@ TEST_F(PairSeed, ABrokenLinkDoesNotStartOver) {
     ASSERT_NO_FATAL_FAILURE(protect());
     EXPECT_GE(synced_.resync_pages_matched, kGuestPages - 8) << i;
     ::shutdown(cable_.get(), SHUT_RDWR);
-    ASSERT_TRUE(comes([&] {
+    ASSERT_TRUE(eventually([&] {
       const auto state = protection_->snapshot().state;
       return state == primary::State::unprotected || state == primary::State::fenced;
     }));

@@ -23,6 +23,8 @@
 #include "guest/sim/protocol.h"
 #include "primary/protection.h"
 #include "tests/ckpt_tls_keys.h"
+#include "tests/loopback.h"
+#include "tests/patience.h"
 
 namespace remusd {
 namespace {
@@ -30,17 +32,6 @@ namespace {
 using guest::sim::Message;
 using guest::sim::parse_frame;
 using std::chrono::milliseconds;
-
-constexpr Duration kPatience = std::chrono::seconds(30);  // for what must come, on a busy machine
-
-bool comes(const std::function<bool()>& happened) {
-  const Time deadline = Clock::now() + kPatience;
-  while (!happened()) {
-    if (Clock::now() > deadline) return false;
-    ::poll(nullptr, 0, 1);
-  }
-  return true;
-}
 
 /// One side's way to the arbiter, which a test can cut.
 class CutArbiter : public arbiter::Arbiter {
@@ -187,20 +178,12 @@ class PairSim : public testing::TestWithParam<bool> {
   }
 
   void protect() {
-    ScopedFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* generic = reinterpret_cast<sockaddr*>(&address);
-    ASSERT_EQ(::bind(listener.get(), generic, size), 0);
-    ASSERT_EQ(::listen(listener.get(), 1), 0);
-    ASSERT_EQ(::getsockname(listener.get(), generic, &size), 0);
+    const Listener listener;
 
     primary::Options ours;
     ours.node = "a";
     ours.peer = "b";
-    ours.peer_address = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+    ours.peer_address = listener.address;
     ours.pace = pace_;
     ours.shadow_bytes = shadow_bytes_;
     ours.heartbeat_lost = 50;  // the machine may be busy with other tests
@@ -211,9 +194,9 @@ class PairSim : public testing::TestWithParam<bool> {
     ASSERT_TRUE(protection.ok()) << protection.status().message();
     protection_ = *std::move(protection);
 
-    pollfd waiting{listener.get(), POLLIN, 0};
+    pollfd waiting{listener.socket.get(), POLLIN, 0};
     ASSERT_EQ(::poll(&waiting, 1, 10000), 1);
-    ScopedFd accepted(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    ScopedFd accepted = listener.accept();
     cable_.reset(::fcntl(accepted.get(), F_DUPFD_CLOEXEC, 0));
     backup::Options theirs;
     theirs.node = "b";
@@ -229,30 +212,30 @@ class PairSim : public testing::TestWithParam<bool> {
         backup::Session::start(std::move(accepted), *backup_arbiter_, theirs, std::move(callbacks));
     ASSERT_TRUE(session.ok()) << session.status().message();
     session_ = *std::move(session);
-    ASSERT_TRUE(comes([&] { return protection_->snapshot().state == primary::State::protecting; }))
+    ASSERT_TRUE(eventually([&] { return protection_->snapshot().state == primary::State::protecting; }))
         << protection_->snapshot().end.message() << " / " << session_->snapshot().end.message();
   }
   /// Traffic for a while, judged by epochs.
   void talk(uint64_t epochs) {
     const uint64_t until = protection_->snapshot().acked + epochs;
-    ASSERT_TRUE(comes([&] {
+    ASSERT_TRUE(eventually([&] {
       client_->ask(++id_);
       return protection_->snapshot().acked >= until;
     }));
-    ASSERT_TRUE(comes([&] { return client_->answered(id_); }));
+    ASSERT_TRUE(eventually([&] { return client_->answered(id_); }));
   }
   void cut() { ::shutdown(cable_.get(), SHUT_RDWR); }
   bool primary_becomes(primary::State state) {
-    return comes([&] { return protection_->snapshot().state == state; });
+    return eventually([&] { return protection_->snapshot().state == state; });
   }
   bool backup_becomes(backup::State state) {
-    return comes([&] { return session_->snapshot().state == state; });
+    return eventually([&] { return session_->snapshot().state == state; });
   }
   void expect_replica_answers() {
     const uint64_t before = client_->seen;
-    ASSERT_TRUE(comes([&] { return client_->from_replica > 0; }));
+    ASSERT_TRUE(eventually([&] { return client_->from_replica > 0; }));
     client_->ask_replica(definition_.nics[0].tap, ++id_);
-    EXPECT_TRUE(comes([&] { return client_->answered(id_); }));
+    EXPECT_TRUE(eventually([&] { return client_->answered(id_); }));
     EXPECT_GT(client_->seen, before);
     EXPECT_EQ(client_->rolled_back, 0u);
     EXPECT_EQ(promoted_.generation, (*arbiter_->read(definition_.name, Time::max()))->generation);
@@ -334,7 +317,7 @@ TEST_P(PairSim, WhoeverWinsTheRaceIsHeardAndTheOtherIsNot) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(20));
   cut();
-  ASSERT_TRUE(comes([&] {
+  ASSERT_TRUE(eventually([&] {
     const auto state = protection_->snapshot().state;
     return state == primary::State::unprotected || state == primary::State::fenced;
   }));
@@ -345,7 +328,7 @@ TEST_P(PairSim, WhoeverWinsTheRaceIsHeardAndTheOtherIsNot) {
     ASSERT_TRUE(backup_becomes(backup::State::ended));
     const uint64_t id = ++id_;
     client_->ask(id);
-    EXPECT_TRUE(comes([&] { return client_->answered(id); }));
+    EXPECT_TRUE(eventually([&] { return client_->answered(id); }));
     EXPECT_EQ(client_->from_replica, 0u);
   }
   EXPECT_EQ(client_->rolled_back, 0u);
@@ -359,7 +342,7 @@ TEST_P(PairSim, TheGuestGoesOnWhenTheBackupIsLostAndProtectWorksAgain) {
   ASSERT_TRUE(primary_becomes(primary::State::unprotected));
   const uint64_t id = ++id_;
   client_->ask(id);
-  EXPECT_TRUE(comes([&] { return client_->answered(id); }));
+  EXPECT_TRUE(eventually([&] { return client_->answered(id); }));
   backup_arbiter_->cut = false;
   ASSERT_TRUE(backup_becomes(backup::State::ended));
   protection_.reset();
@@ -378,7 +361,7 @@ TEST_P(PairSim, UnprotectEndsTheStandbyInOrder) {
   ASSERT_TRUE(backup_becomes(backup::State::ended));
   const uint64_t id = ++id_;
   client_->ask(id);
-  EXPECT_TRUE(comes([&] { return client_->answered(id); }));
+  EXPECT_TRUE(eventually([&] { return client_->answered(id); }));
   EXPECT_EQ(client_->rolled_back, 0u);
 }
 
@@ -423,7 +406,7 @@ TEST_P(PairSim, ASwitchoverLosesNothingNotEvenWhatComesWhileTheGuestStands) {
     ASSERT_FALSE(client_->answered(id));
     backup_arbiter_->cut = false;
     ASSERT_TRUE(backup_becomes(backup::State::promoted)) << session_->snapshot().end.message();
-    EXPECT_TRUE(comes([&] { return client_->answered(id); })) << "it was asked at the old place, once";
+    EXPECT_TRUE(eventually([&] { return client_->answered(id); })) << "it was asked at the old place, once";
     EXPECT_GT(client_->from_replica, 0u);
     ASSERT_TRUE(primary_becomes(primary::State::fenced));
     EXPECT_TRUE(protection_->snapshot().end.ok()) << protection_->snapshot().end.message();
@@ -440,7 +423,7 @@ TEST_P(PairSim, ASwitchoverThatTheBackupCannotFollowGivesTheGuestBack) {
   ASSERT_TRUE(primary_becomes(primary::State::unprotected));
   const uint64_t id = ++id_;
   client_->ask(id);
-  EXPECT_TRUE(comes([&] { return client_->answered(id); }));
+  EXPECT_TRUE(eventually([&] { return client_->answered(id); }));
   EXPECT_EQ(client_->rolled_back, 0u);
   EXPECT_EQ(client_->from_replica, 0u);
   backup_arbiter_->cut = false;
@@ -459,7 +442,7 @@ TEST_P(PairSim, AForcedFailoverNeedsNoArbiter) {
   ASSERT_TRUE(session_->force_failover().ok());
   ASSERT_TRUE(backup_becomes(backup::State::promoted)) << session_->snapshot().end.message();
   EXPECT_TRUE(promoted_.forced);
-  EXPECT_TRUE(comes([&] { return client_->from_replica > 0; }));
+  EXPECT_TRUE(eventually([&] { return client_->from_replica > 0; }));
   EXPECT_EQ(client_->rolled_back, 0u);
 }
 

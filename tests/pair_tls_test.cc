@@ -15,20 +15,13 @@
 #include "backup/session.h"
 #include "primary/protection.h"
 #include "tests/ckpt_tls_keys.h"
+#include "tests/loopback.h"
+#include "tests/patience.h"
 
 namespace remusd {
 namespace {
 
 using testing::HasSubstr;
-
-bool comes(const std::function<bool()>& happened) {
-  const Time deadline = Clock::now() + std::chrono::seconds(30);
-  while (!happened()) {
-    if (Clock::now() > deadline) return false;
-    ::poll(nullptr, 0, 1);
-  }
-  return true;
-}
 
 class PairTls : public testing::Test {
  protected:
@@ -54,25 +47,17 @@ class PairTls : public testing::Test {
 
   /// Protects the guest with node b, whose listener hands over to a session with these keys.
   void protect(std::shared_ptr<ckpt::TlsContext> near, std::shared_ptr<ckpt::TlsContext> far) {
-    ScopedFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* generic = reinterpret_cast<sockaddr*>(&address);
-    ASSERT_EQ(::bind(listener.get(), generic, size), 0);
-    ASSERT_EQ(::listen(listener.get(), 1), 0);
-    ASSERT_EQ(::getsockname(listener.get(), generic, &size), 0);
+    const Listener listener;
     primary::Options ours;
     ours.node = "a";
     ours.peer = "b";
-    ours.peer_address = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+    ours.peer_address = listener.address;
     ours.heartbeat_lost = 100;
     ours.tls = std::move(near);
     auto protection = primary::Protection::start(*guest_, definition_, *net_, *arbiter_, ours, {});
     ASSERT_TRUE(protection.ok()) << protection.status().message();
     protection_ = *std::move(protection);
-    pollfd waiting{listener.get(), POLLIN, 0};
+    pollfd waiting{listener.socket.get(), POLLIN, 0};
     ASSERT_EQ(::poll(&waiting, 1, 10000), 1);
     backup::Options theirs;
     theirs.node = "b";
@@ -80,14 +65,13 @@ class PairTls : public testing::Test {
     theirs.driver = driver_;
     theirs.files_dir = directory_ + "/files";
     theirs.tls = std::move(far);
-    auto session = backup::Session::start(ScopedFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)),
-                                          *arbiter_, theirs, {});
+    auto session = backup::Session::start(listener.accept(), *arbiter_, theirs, {});
     ASSERT_TRUE(session.ok()) << session.status().message();
     session_ = *std::move(session);
   }
   void expect_refused(const std::string& near_says, const std::string& far_says) {
-    ASSERT_TRUE(comes([&] { return protection_->snapshot().state == primary::State::unprotected; }));
-    ASSERT_TRUE(comes([&] { return session_->snapshot().state != backup::State::handshake; }));
+    ASSERT_TRUE(eventually([&] { return protection_->snapshot().state == primary::State::unprotected; }));
+    ASSERT_TRUE(eventually([&] { return session_->snapshot().state != backup::State::handshake; }));
     EXPECT_THAT(protection_->snapshot().end.message(), HasSubstr(near_says));
     EXPECT_THAT(session_->snapshot().end.message(), HasSubstr(far_says));
     EXPECT_EQ(protection_->snapshot().acked, 0u);
@@ -106,7 +90,7 @@ class PairTls : public testing::Test {
 
 TEST_F(PairTls, GoodKeysProtect) {
   ASSERT_NO_FATAL_FAILURE(protect(keys_.node("a"), keys_.node("b")));
-  EXPECT_TRUE(comes([&] { return protection_->snapshot().acked > 3; }))
+  EXPECT_TRUE(eventually([&] { return protection_->snapshot().acked > 3; }))
       << protection_->snapshot().end.message();
 }
 

@@ -4,9 +4,7 @@
 // digest and against the simulated guest's own sum over memory, and misbehaves where a script says so.
 #pragma once
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <atomic>
@@ -23,6 +21,7 @@
 #include "ckpt/records.h"
 #include "guest/sim/device.h"
 #include "guest/sim/machine.h"
+#include "tests/loopback.h"
 
 namespace remusd::primary {
 
@@ -46,25 +45,15 @@ class FakeBackup {
  public:
   FakeBackup(Script script, uint64_t sim_digest, uint64_t memory_bytes)
       : script_(std::move(script)), sim_digest_(sim_digest), memory_(memory_bytes) {
-    listener_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* generic = reinterpret_cast<sockaddr*>(&address);
-    EXPECT_EQ(::bind(listener_.get(), generic, size), 0);
-    EXPECT_EQ(::listen(listener_.get(), 1), 0);
-    EXPECT_EQ(::getsockname(listener_.get(), generic, &size), 0);
-    address_ = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
     thread_ = std::thread([this] { run(); });
   }
   ~FakeBackup() {
     stop_ = true;
-    ::shutdown(listener_.get(), SHUT_RDWR);  // Ends an accept() that waits.
+    ::shutdown(listener_.socket.get(), SHUT_RDWR);  // Ends an accept() that waits.
     thread_.join();
   }
 
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return listener_.address; }
   uint64_t committed() const { return committed_; }
   /// Acknowledgements are held back while true.
   std::atomic<bool> withhold{false};
@@ -90,7 +79,7 @@ class FakeBackup {
   using FrameType = ckpt::FrameType;
 
   void run() {
-    ScopedFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    ScopedFd socket = listener_.accept();
     if (!socket) return;
     link_ = *ckpt::Link::adopt(std::move(socket), ckpt::LinkOptions{});
     Time beat{};
@@ -277,8 +266,7 @@ class FakeBackup {
 
   const Script script_;
   const uint64_t sim_digest_;
-  ScopedFd listener_;
-  std::string address_;
+  const Listener listener_;
   std::unique_ptr<ckpt::Link> link_;
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> committed_{0};

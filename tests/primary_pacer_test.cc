@@ -10,7 +10,7 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-const Time kStart = Time(std::chrono::hours(1));
+const Time kBegun = Time(std::chrono::hours(1));
 constexpr Duration kCommit = milliseconds(2);
 
 PaceOptions every(Duration interval) {
@@ -20,14 +20,14 @@ PaceOptions every(Duration interval) {
 }
 
 Duration at(const Pacer::Due& due) {
-  return due.at - kStart;
+  return due.at - kBegun;
 }
 
 TEST(Pacer, KeepsAGridThatDoesNotDrift) {
   Pacer pacer(every(milliseconds(25)));
   // Each pause begins a little after its time and takes a while.
   for (int i = 0; i < 100; ++i) {
-    const Time began = kStart + milliseconds(25) * i + (i == 0 ? Duration{} : Duration(microseconds(70)));
+    const Time began = kBegun + milliseconds(25) * i + (i == 0 ? Duration{} : Duration(microseconds(70)));
     pacer.paused(began, began + milliseconds(2), 0);
     const Pacer::Due due = pacer.next(std::nullopt, kCommit);
     EXPECT_EQ(at(due), milliseconds(25) * (i + 1));
@@ -37,8 +37,8 @@ TEST(Pacer, KeepsAGridThatDoesNotDrift) {
 
 TEST(Pacer, SkipsMissedPointsAndLetsTheGuestRunHalfAnInterval) {
   Pacer pacer(every(milliseconds(10)));
-  pacer.paused(kStart, kStart + milliseconds(1), 0);
-  pacer.paused(kStart + milliseconds(10), kStart + milliseconds(38), 0);
+  pacer.paused(kBegun, kBegun + milliseconds(1), 0);
+  pacer.paused(kBegun + milliseconds(10), kBegun + milliseconds(38), 0);
   const Pacer::Due due = pacer.next(std::nullopt, kCommit);
   EXPECT_EQ(at(due), milliseconds(43));
   EXPECT_EQ(due.reason, EpochReason::late);
@@ -46,13 +46,13 @@ TEST(Pacer, SkipsMissedPointsAndLetsTheGuestRunHalfAnInterval) {
 
 TEST(Pacer, TheFirstEpochIsNotLateForItsBaseStream) {
   Pacer pacer(every(milliseconds(10)));
-  pacer.paused(kStart, kStart + milliseconds(25), 0);
+  pacer.paused(kBegun, kBegun + milliseconds(25), 0);
   EXPECT_EQ(pacer.next(std::nullopt, kCommit).reason, EpochReason::interval);
 }
 
 TEST(Pacer, LetsTheGuestRunForAQuarterOfAnIntervalThatThePauseNearlyFills) {
   Pacer pacer(every(milliseconds(4)));
-  pacer.paused(kStart, kStart + microseconds(3900), 0);
+  pacer.paused(kBegun, kBegun + microseconds(3900), 0);
   EXPECT_EQ(at(pacer.next(std::nullopt, kCommit)), microseconds(4900));
 }
 
@@ -60,14 +60,14 @@ TEST(Pacer, OutputEndsAnEpochInTimeForItsTarget) {
   PaceOptions options = every(milliseconds(25));
   options.latency_target = milliseconds(6);
   Pacer pacer(options);
-  pacer.paused(kStart, kStart + milliseconds(1), 0);
-  const Pacer::Due due = pacer.next(kStart + milliseconds(10), kCommit);
+  pacer.paused(kBegun, kBegun + milliseconds(1), 0);
+  const Pacer::Due due = pacer.next(kBegun + milliseconds(10), kCommit);
   EXPECT_EQ(at(due), milliseconds(14));  // 10 + 6 - 2
   EXPECT_EQ(due.reason, EpochReason::output);
   // A commit that takes longer than the target: at once, which is as good as can be.
-  EXPECT_LE(at(pacer.next(kStart + milliseconds(10), milliseconds(9))), milliseconds(10));
+  EXPECT_LE(at(pacer.next(kBegun + milliseconds(10), milliseconds(9))), milliseconds(10));
   // The regular end comes first.
-  EXPECT_EQ(pacer.next(kStart + milliseconds(24), kCommit).reason, EpochReason::interval);
+  EXPECT_EQ(pacer.next(kBegun + milliseconds(24), kCommit).reason, EpochReason::interval);
 }
 
 TEST(Pacer, OutputDoesNotEndEpochsBelowTheirFloor) {
@@ -75,35 +75,35 @@ TEST(Pacer, OutputDoesNotEndEpochsBelowTheirFloor) {
   options.latency_target = milliseconds(1);
   options.epoch_min = milliseconds(5);
   Pacer pacer(options);
-  pacer.paused(kStart, kStart + milliseconds(1), 0);
-  EXPECT_EQ(at(pacer.next(kStart + milliseconds(1), kCommit)), milliseconds(5));
+  pacer.paused(kBegun, kBegun + milliseconds(1), 0);
+  EXPECT_EQ(at(pacer.next(kBegun + milliseconds(1), kCommit)), milliseconds(5));
   // A pause that takes nearly as long leaves the guest half of the floor.
-  pacer.paused(kStart + milliseconds(5), kStart + milliseconds(10), 0);
-  EXPECT_EQ(at(pacer.next(kStart + milliseconds(10), kCommit)), microseconds(12500));
+  pacer.paused(kBegun + milliseconds(5), kBegun + milliseconds(10), 0);
+  EXPECT_EQ(at(pacer.next(kBegun + milliseconds(10), kCommit)), microseconds(12500));
 }
 
 TEST(Pacer, OutputIsIgnoredWithoutATarget) {
   Pacer pacer(every(milliseconds(25)));
-  pacer.paused(kStart, kStart + milliseconds(1), 0);
-  EXPECT_EQ(at(pacer.next(kStart + milliseconds(2), kCommit)), milliseconds(25));
+  pacer.paused(kBegun, kBegun + milliseconds(1), 0);
+  EXPECT_EQ(at(pacer.next(kBegun + milliseconds(2), kCommit)), milliseconds(25));
 }
 
 TEST(Pacer, AnEarlyEpochStartsTheGridAnew) {
   PaceOptions options = every(milliseconds(25));
   options.latency_target = milliseconds(3);
   Pacer pacer(options);
-  pacer.paused(kStart, kStart + milliseconds(1), 0);
-  pacer.paused(kStart + milliseconds(8), kStart + milliseconds(9), 0);
+  pacer.paused(kBegun, kBegun + milliseconds(1), 0);
+  pacer.paused(kBegun + milliseconds(8), kBegun + milliseconds(9), 0);
   EXPECT_EQ(at(pacer.next(std::nullopt, kCommit)), milliseconds(33));
 }
 
 /// Runs epochs as the pacer says; returns the share of time that pauses and faults took.
 double slowdown(const PaceOptions& options, Duration pause, uint64_t pages, bool output, int* epochs) {
   Pacer pacer(options);
-  Time now = kStart;
+  Time now = kBegun;
   Duration cost{};
   *epochs = 0;
-  while (now < kStart + std::chrono::seconds(20)) {
+  while (now < kBegun + std::chrono::seconds(20)) {
     pacer.paused(now, now + pause, pages);
     cost += pause + Pacer::kFaultCost * static_cast<int64_t>(pages);
     ++*epochs;
@@ -111,7 +111,7 @@ double slowdown(const PaceOptions& options, Duration pause, uint64_t pages, bool
     const auto since = output ? std::optional<Time>(ended) : std::nullopt;
     now = std::max(ended, pacer.next(since, kCommit).at);
   }
-  return to_seconds(cost) / to_seconds(now - kStart);
+  return to_seconds(cost) / to_seconds(now - kBegun);
 }
 
 TEST(Pacer, BoundsTheGuestsSlowDown) {
@@ -131,7 +131,7 @@ TEST(Pacer, SaysThatSlowDownPutAnEpochOff) {
   PaceOptions options = every(milliseconds(5));
   options.max_slowdown = 0.01;
   Pacer pacer(options);
-  pacer.paused(kStart, kStart + milliseconds(3), 0);
+  pacer.paused(kBegun, kBegun + milliseconds(3), 0);
   // 1 ms is owed beyond the burst of 2 ms; it is paid off at a hundredth.
   const Pacer::Due due = pacer.next(std::nullopt, kCommit);
   EXPECT_EQ(due.reason, EpochReason::slowdown);
@@ -142,7 +142,7 @@ TEST(Pacer, DoesNotPutAnEpochOffForEver) {
   PaceOptions options = every(milliseconds(5));
   options.max_slowdown = 0.001;
   Pacer pacer(options);
-  pacer.paused(kStart, kStart + milliseconds(100), 0);
+  pacer.paused(kBegun, kBegun + milliseconds(100), 0);
   EXPECT_EQ(at(pacer.next(std::nullopt, kCommit)), Pacer::kLongestInterval);
 }
 

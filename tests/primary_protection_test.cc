@@ -12,6 +12,7 @@
 
 #include "guest/sim/protocol.h"
 #include "primary/protection.h"
+#include "tests/patience.h"
 #include "tests/primary_fake_arbiter.h"
 #include "tests/primary_fake_backup.h"
 
@@ -20,18 +21,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-constexpr Duration kPatience =
-    seconds(60);  // for an event that must come; sanitizers on a busy machine are slow
-
-bool wait_for(const std::function<bool()>& happened, Duration patience = kPatience) {
-  const Time deadline = Clock::now() + patience;
-  while (!happened()) {
-    if (Clock::now() > deadline) return false;
-    std::this_thread::sleep_for(milliseconds(2));
-  }
-  return true;
-}
 
 /// The simulated guest with events and failures that it does not have by itself.
 class HookedGuest : public guest::Guest {
@@ -157,10 +146,10 @@ class ProtectionTest : public ::testing::Test {
     return {};
   }
   bool reaches(State state) {
-    return wait_for([&] { return protection_->snapshot().state == state; });
+    return eventually([&] { return protection_->snapshot().state == state; });
   }
   bool acks(uint64_t epoch) {
-    return wait_for([&] { return protection_->snapshot().acked >= epoch; });
+    return eventually([&] { return protection_->snapshot().acked >= epoch; });
   }
   /// The newest counter that the outside has seen since the last call; 0: nothing came.
   uint64_t heard_outside() {
@@ -182,13 +171,13 @@ class ProtectionTest : public ::testing::Test {
     };
     const uint64_t before = taken();
     EXPECT_TRUE(net_->inject(0, std::vector<std::byte>(60)));
-    EXPECT_TRUE(wait_for([&] { return taken() > before; }));
+    EXPECT_TRUE(eventually([&] { return taken() > before; }));
     (void)heard_outside();
-    return wait_for([&] { return heard_outside() != 0; }, milliseconds(200));
+    return eventually([&] { return heard_outside() != 0; }, milliseconds(200));
   }
   bool speaks() {
     (void)heard_outside();
-    return wait_for([&] { return heard_outside() != 0; });
+    return eventually([&] { return heard_outside() != 0; });
   }
   std::vector<State> states() {
     const std::lock_guard lock(mutex_);
@@ -223,7 +212,7 @@ TEST_F(ProtectionTest, SyncsThenCommitsEpochsWhoseImageIsTheGuestsMemory) {
   ASSERT_TRUE(reaches(State::unprotected));
   EXPECT_TRUE(protection_->snapshot().end.ok());
   EXPECT_TRUE(speaks());
-  ASSERT_TRUE(wait_for([&] { return backup_->seen().ended; }));
+  ASSERT_TRUE(eventually([&] { return backup_->seen().ended; }));
 
   const FakeBackup::Seen seen = backup_->seen();
   EXPECT_TRUE(seen.problem.ok()) << seen.problem.message();
@@ -261,11 +250,11 @@ TEST_F(ProtectionTest, HoldsOutputUntilItsEpochIsAcknowledged) {
   ASSERT_TRUE(acks(2));
   backup_->withhold = true;
   // What was acknowledged before may still be on its way: wait until sealing stops at the bound.
-  ASSERT_TRUE(wait_for([&] {
+  ASSERT_TRUE(eventually([&] {
     const Snapshot snapshot = protection_->snapshot();
     return snapshot.sent == snapshot.acked + 4 && backup_->committed() == snapshot.sent;
   }));
-  ASSERT_TRUE(wait_for([&] { return net_->stats().held_frames > 0; }));
+  ASSERT_TRUE(eventually([&] { return net_->stats().held_frames > 0; }));
   const uint64_t acked = protection_->snapshot().acked;
   ASSERT_FALSE(speaks_now()) << "spoke before the ack";
   EXPECT_EQ(protection_->snapshot().acked, acked);
@@ -406,7 +395,7 @@ TEST_F(ProtectionTest, AnOrderedFailoverEndsFencedWhenTheBackupHasTakenOver) {
   ASSERT_TRUE(protect().ok());
   ASSERT_TRUE(acks(5));
   protection_->order_failover();
-  ASSERT_TRUE(wait_for([&] { return backup_->seen().order; }));
+  ASSERT_TRUE(eventually([&] { return backup_->seen().order; }));
   arbiter_.let_win("b");
   ASSERT_TRUE(reaches(State::fenced));
   EXPECT_TRUE(protection_->snapshot().end.ok());
@@ -420,7 +409,7 @@ TEST_F(ProtectionTest, AGuestThatPowersOffEndsProtectionInOrder) {
   ASSERT_TRUE(guest_->power_button().ok());
   ASSERT_TRUE(reaches(State::unprotected));
   EXPECT_NE(protection_->snapshot().end.message().find("powered off"), std::string::npos);
-  ASSERT_TRUE(wait_for([&] { return backup_->seen().ended; }));
+  ASSERT_TRUE(eventually([&] { return backup_->seen().ended; }));
   EXPECT_NE(backup_->seen().goodbye.find("powered off"), std::string::npos);
 }
 
@@ -437,7 +426,7 @@ TEST_F(ProtectionTest, AGuestThatExitsFailsTheProtectionAndTheBackupIsToldToTake
   backup();
   ASSERT_TRUE(protect().ok() && acks(3));
   guest_->happens(guest::EventKind::exited);
-  ASSERT_TRUE(wait_for([&] { return backup_->seen().order; }));
+  ASSERT_TRUE(eventually([&] { return backup_->seen().order; }));
   backup_.reset();  // It has taken over and closed the connection.
   ASSERT_TRUE(reaches(State::failed));
   EXPECT_NE(protection_->snapshot().end.message().find("the guest exited"), std::string::npos);
@@ -460,7 +449,7 @@ TEST_F(ProtectionTest, AGuestThatRebootsSendsItsBaseStreamAgain) {
   EXPECT_EQ(guest_->bases, 1);
   EXPECT_EQ(backup_->seen().bases, 1);
   guest_->happens(guest::EventKind::rebooted);
-  ASSERT_TRUE(wait_for([&] { return backup_->seen().bases == 2; }));
+  ASSERT_TRUE(eventually([&] { return backup_->seen().bases == 2; }));
   ASSERT_TRUE(acks(protection_->snapshot().acked + 3));
   EXPECT_EQ(guest_->bases, 2);
 }

@@ -10,7 +10,7 @@ namespace {
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 
-constexpr Time kStart{std::chrono::hours(1)};
+constexpr Time kOutset{std::chrono::hours(1)};
 constexpr SlowOptions kUnprotect{.unprotect = true};
 
 EpochSample sample(Duration commit, Duration interval = 25ms, EpochReason reason = EpochReason::interval) {
@@ -23,7 +23,7 @@ EpochSample sample(Duration commit, Duration interval = 25ms, EpochReason reason
 
 TEST(Slowness, AQuickBackupIsNeverSlow) {
   Slowness slowness(kUnprotect);
-  Time now = kStart;
+  Time now = kOutset;
   for (int i = 0; i < 1000; ++i, now += 25ms) {
     slowness.acknowledged(sample(5ms), now);
     EXPECT_TRUE(slowness.tick(now - 20ms, now).ok());
@@ -33,9 +33,9 @@ TEST(Slowness, AQuickBackupIsNeverSlow) {
 
 TEST(Slowness, LateCommitsForTheWholeTimeEndProtectionWithTheWorstOfThem) {
   Slowness slowness(kUnprotect);
-  Time now = kStart;
-  for (; now < kStart + 5s; now += 100ms) {
-    slowness.acknowledged(sample(now == kStart + 1s ? 900ms : 600ms), now);
+  Time now = kOutset;
+  for (; now < kOutset + 5s; now += 100ms) {
+    slowness.acknowledged(sample(now == kOutset + 1s ? 900ms : 600ms), now);
     EXPECT_TRUE(slowness.tick(std::nullopt, now).ok());
     EXPECT_TRUE(slowness.slow());
   }
@@ -47,38 +47,38 @@ TEST(Slowness, LateCommitsForTheWholeTimeEndProtectionWithTheWorstOfThem) {
 
 TEST(Slowness, OneGoodEpochBeginsTheTimeAnew) {
   Slowness slowness(kUnprotect);
-  slowness.acknowledged(sample(600ms), kStart);
-  slowness.acknowledged(sample(5ms), kStart + 4900ms);
-  slowness.acknowledged(sample(600ms), kStart + 5s);
-  EXPECT_TRUE(slowness.tick(std::nullopt, kStart + 9900ms).ok());
-  EXPECT_FALSE(slowness.tick(std::nullopt, kStart + 10s).ok());
+  slowness.acknowledged(sample(600ms), kOutset);
+  slowness.acknowledged(sample(5ms), kOutset + 4900ms);
+  slowness.acknowledged(sample(600ms), kOutset + 5s);
+  EXPECT_TRUE(slowness.tick(std::nullopt, kOutset + 9900ms).ok());
+  EXPECT_FALSE(slowness.tick(std::nullopt, kOutset + 10s).ok());
 }
 
 TEST(Slowness, EpochsThatWaitForTheBackupAreSlowThoseThatAreMadeRareAreNot) {
   Slowness slowness(kUnprotect);
-  slowness.acknowledged(sample(5ms, 1s, EpochReason::slowdown), kStart);
-  slowness.acknowledged(sample(5ms, 1s, EpochReason::interval), kStart);
+  slowness.acknowledged(sample(5ms, 1s, EpochReason::slowdown), kOutset);
+  slowness.acknowledged(sample(5ms, 1s, EpochReason::interval), kOutset);
   EXPECT_FALSE(slowness.slow());
-  slowness.acknowledged(sample(5ms, 501ms, EpochReason::staging), kStart);
+  slowness.acknowledged(sample(5ms, 501ms, EpochReason::staging), kOutset);
   EXPECT_TRUE(slowness.slow());
 }
 
 TEST(Slowness, SilenceCountsFromWhenItIsNoticedSoThatAStallOfOursDoesNot) {
   Slowness slowness(kUnprotect);
-  EXPECT_TRUE(slowness.tick(kStart, kStart + 60s).ok()) << "we did not look for a minute";
-  slowness.acknowledged(sample(5ms), kStart + 60s);
+  EXPECT_TRUE(slowness.tick(kOutset, kOutset + 60s).ok()) << "we did not look for a minute";
+  slowness.acknowledged(sample(5ms), kOutset + 60s);
   EXPECT_FALSE(slowness.slow());
-  Time now = kStart + 61s;
-  for (; now <= kStart + 61s + 540ms; now += 20ms) EXPECT_TRUE(slowness.tick(kStart + 61s, now).ok());
+  Time now = kOutset + 61s;
+  for (; now <= kOutset + 61s + 540ms; now += 20ms) EXPECT_TRUE(slowness.tick(kOutset + 61s, now).ok());
   EXPECT_TRUE(slowness.slow());
-  const Status ended = slowness.tick(kStart + 61s, now + 5s);
+  const Status ended = slowness.tick(kOutset + 61s, now + 5s);
   EXPECT_THAT(ended.message(), HasSubstr("no acknowledgement came"));
 }
 
 TEST(Slowness, WithoutThePolicyItIsToldAndNothingMore) {
   Slowness slowness({});
-  slowness.acknowledged(sample(600ms), kStart);
-  EXPECT_TRUE(slowness.tick(std::nullopt, kStart + 1h).ok());
+  slowness.acknowledged(sample(600ms), kOutset);
+  EXPECT_TRUE(slowness.tick(std::nullopt, kOutset + 1h).ok());
   EXPECT_TRUE(slowness.slow());
 }
 
