@@ -12,6 +12,7 @@
 #include "arbiter/etcd_client.h"
 #include "arbiter/etcd_codec.h"
 #include "arbiter/record_json.h"
+#include "ckpt/fail_point.h"
 
 namespace remusd::arbiter {
 namespace {
@@ -49,10 +50,13 @@ class EtcdArbiter final : public Arbiter {
       if (auto settled = judge(*current, expected_generation, desired, may_have_committed)) return *settled;
       const std::string request =
           etcd_swap_request(key, answer.entry ? answer.entry->mod_revision : 0, value);
+      if (Status lost = fail_point_error("arbiter.before_install"); !lost.ok()) return unknown(lost);
       Status status = swap(call, key, request, &answer, &repeated);
       may_have_committed = may_have_committed || repeated;
       if (!status.ok()) return {Verdict::unknown, *current, std::move(status)};
-      if (answer.swapped) return {Verdict::won, desired, {}};
+      if (!answer.swapped) continue;
+      if (Status lost = fail_point_error("arbiter.installed"); !lost.ok()) return unknown(lost);
+      return {Verdict::won, desired, {}};
     }
     return unknown({Code::unavailable, "the record of " + vm + " is being changed without a new generation"});
   }

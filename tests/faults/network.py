@@ -1,8 +1,8 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 """Faults of the cable between the hosts, of the arbiter, and of both at once."""
 
+import json
 import os
-import shutil
 import socket
 import threading
 import time
@@ -16,17 +16,44 @@ EITHER = ("primary", "backup")
 
 @scenario(17, 23)
 def partition(scene):
-    """Both hosts live and do not hear each other: both ask, one wins."""
+    """Both hosts live and do not hear each other: both ask, one wins. A cluster that is asked has just lost a
+    member, or loses one meanwhile."""
     scene.moment()
+    sooner = scene.chance.random() < 0.5
+    if sooner:
+        scene.lose_arbiter_member()
     begin = time.monotonic()
     scene.links("link set repl down")
+    if not sooner:
+        scene.moment(0.0, LOST_S)
+        scene.lose_arbiter_member()
     return begin, begin, Expect(*EITHER)
+
+
+@scenario(17, 38, arbiters=("etcd", "etcd3"))
+def host_cut_off(scene):
+    """All cables of one host are pulled, and everything on it lives: the other one goes on. (A file is
+    reached without a cable: either could win, also the one that cannot be heard.)"""
+    scene.moment()
+    hosts = [scene.primary, scene.backup]
+    scene.chance.shuffle(hosts)
+    cut_off, other = hosts
+    role = "primary" if other is scene.primary else "backup"
+    scene.lose_arbiter_member()
+    begin = time.monotonic()
+    cut_off.ns.links("link set repl down", "link set lan down")
+    cut_off.wait_state("frozen", timeout=15)
+    other.wait_state("unprotected", timeout=15)
+    scene.moment(0.0, 2.0)
+    cut_off.ns.links(*(f"link set {cable} up" for cable in scene.chance.sample(("repl", "lan"), 2)))
+    return begin, begin, Expect(role)
 
 
 @scenario(18, proxied=True)
 def one_way_partition(scene):
     """One direction is silent, the other is whole."""
     scene.moment()
+    scene.lose_arbiter_member()
     begin = time.monotonic()
     scene.cable(**{scene.chance.choice(("to", "back")): {"hold": True}})
     scene.settle(Expect(*EITHER))
@@ -38,6 +65,7 @@ def one_way_partition(scene):
 def flapping_link(scene):
     """Down and up again, shorter and longer than the hosts are patient."""
     scene.moment()
+    scene.lose_arbiter_member()
     begin = time.monotonic()
     for _ in range(scene.chance.randrange(2, 6)):
         scene.links("link set repl down")
@@ -140,18 +168,22 @@ def partition_without_arbiter(scene):
 
 @scenario(25)
 def record_lost(scene):
-    """A record that is gone names no winner: both freeze until it is restored."""
-    record = os.path.join(scene.world.dir, "arbiter", "vm1.json")
+    """A record that is gone, or older than one that was seen, names no winner: both freeze until it is
+    restored."""
     scene.moment()
-    shutil.copy(record, record + ".kept")
-    os.remove(record)
+    record = scene.arbiter.read()
+    older = {**json.loads(record), "nonce": "older"}
+    older["generation"] -= 1
+    gone = scene.chance.random() < 0.5
+    scene.notes.append("it was gone" if gone else "it was rolled back")
+    scene.arbiter.write(None if gone else json.dumps(older))
     begin = time.monotonic()
     try:
         scene.links("link set repl down")
         frozen(scene)
         silence(scene, 0.5)
     finally:
-        os.rename(record + ".kept", record)
+        scene.arbiter.write(record)
     end = time.monotonic()
     return begin, end, Expect(*EITHER)
 

@@ -18,6 +18,7 @@ import hosts  # noqa: E402,F401
 import network  # noqa: E402,F401
 import operators  # noqa: E402,F401
 import steps  # noqa: E402
+from arbiters import ARBITERS  # noqa: E402
 from catalogue import SCENARIOS  # noqa: E402
 from scene import ROOT, Scene  # noqa: E402
 from world import BUILD, WorldError  # noqa: E402
@@ -31,7 +32,8 @@ def parse():
     parser.add_argument("--only", default="", help="scenarios by name, as in partition,stopped_at_backup.won")
     parser.add_argument("--rounds", type=int, default=1, help="of each scenario")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
-    parser.add_argument("--arbiter", choices=("file",), default="file")
+    parser.add_argument("--arbiter", choices=ARBITERS, default="file",
+                        help="a file, etcd with one member, a cluster of three")
     parser.add_argument("--list", action="store_true", help="only say what would be run")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
@@ -56,8 +58,15 @@ def select(options):
         sys.exit(f"faults.sh: no such scenario: {', '.join(sorted(options.names - known))}")
     if not chosen:
         sys.exit("faults.sh: no scenario does that fault (see --list and docs/faults.md)")
+    if not options.list and not any(options.arbiter in entry.arbiters for entry in chosen):
+        sys.exit(f"faults.sh: not applicable with --arbiter {options.arbiter}: "
+                 f"{', '.join(entry.name for entry in chosen)}")
     # Those that share a kind of world follow each other.
     return sorted(chosen, key=lambda entry: (entry.needs.key(), SCENARIOS.index(entry)))
+
+
+def numbers_of(entry):
+    return ",".join(map(str, entry.numbers))
 
 
 class Runner:
@@ -67,6 +76,7 @@ class Runner:
         self.scene = None
         self.faults = {}  # number -> counts
         self.rounds = self.wrong = self.number = 0
+        self.not_applicable = []
         self.total = dict.fromkeys(COUNTS, 0)
 
     def say(self, text):
@@ -74,6 +84,10 @@ class Runner:
 
     def run(self, chosen):
         for entry in chosen:
+            if self.options.arbiter not in entry.arbiters:
+                self.not_applicable.append(entry.name)
+                self.say(f"n/a    {numbers_of(entry):8} {entry.name}: not with {self.options.arbiter}")
+                continue
             for number in range(self.options.rounds):
                 self.round(entry, number)
         self.leave()
@@ -93,7 +107,7 @@ class Runner:
                 self.leave()
                 self.scene = Scene(entry.needs, self.programs, chance, self.options.arbiter)
                 self.scene.open()
-            self.scene.chance = chance
+            self.scene.chance, self.scene.notes = chance, []
             self.scene.ears.ask()
             begin, end, expect = entry.act(self.scene)
             found = self.scene.judge(begin, end, expect)
@@ -101,7 +115,7 @@ class Runner:
             found["wrong"].append(str(error) if isinstance(error, WorldError) else traceback.format_exc())
         if found["wrong"]:
             found["wrong"].append(f"logs in {self.keep_logs(entry, number)}")
-        took = time.monotonic() - begun
+        took, notes = time.monotonic() - begun, self.scene.notes if self.scene is not None else []
         try:
             if found["wrong"]:
                 raise WorldError("a world of its own for the next round")
@@ -117,8 +131,10 @@ class Runner:
                 self.scene = None
         self.count(entry, found)
         outcome = "; ".join(found["wrong"]) if found["wrong"] else f"{found['heard']} is heard"
-        word, numbers = "FAILED" if found["wrong"] else "ok    ", ",".join(map(str, entry.numbers))
-        self.say(f"{word} {numbers:8} {entry.name} "
+        if found.get("silent_ms") is not None:
+            outcome += f", after {found['silent_ms']:.0f} ms of silence"
+        outcome += "".join(f", {note}" for note in notes)
+        self.say(f"{'FAILED' if found['wrong'] else 'ok    '} {numbers_of(entry):8} {entry.name} "
                  f"{number + 1}/{self.options.rounds}: {outcome} "
                  f"[{took:.1f} s, {time.monotonic() - begun - took:.1f} s repair]")
 
@@ -145,10 +161,14 @@ class Runner:
         for host in self.scene.world.hosts.values():
             if os.path.exists(host.log):
                 shutil.copy(host.log, os.path.join(target, f"{host.name}.log"))
+        for server in self.scene.world.servers:
+            for name in server.logs():
+                shutil.copy(name, target)
         return os.path.relpath(target, ROOT)
 
     def summary(self):
         return {"rounds": self.rounds, "seed": self.options.seed, "failed": self.wrong,
+                "arbiter": self.options.arbiter, "not_applicable": self.not_applicable,
                 "faults": {str(key): self.faults[key] for key in sorted(self.faults)}, **self.total}
 
 
@@ -160,10 +180,13 @@ def main():
     chosen = select(options)
     if options.list:
         for entry in chosen:
-            print(f"{','.join(map(str, entry.numbers)):8} {entry.name}: {(entry.act.__doc__ or '').strip()}")
+            without = "" if options.arbiter in entry.arbiters else f"not with {options.arbiter}: "
+            words = " ".join((entry.act.__doc__ or "").split())
+            print(f"{numbers_of(entry):8} {entry.name}: {without}{words}")
         return 0
     runner = Runner(options)
-    runner.say(f"faults: {len(chosen)} scenarios, {options.rounds} rounds each, seed {options.seed}")
+    runner.say(f"faults: {len(chosen)} scenarios, {options.rounds} rounds each, seed {options.seed}, "
+               f"arbiter {options.arbiter}")
     if unreached:
         runner.say(f"FAILED: no scenario leads to {', '.join(unreached)}")
     runner.run(chosen)

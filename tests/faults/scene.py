@@ -16,6 +16,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "world"))
+import arbiters  # noqa: E402
 import fail_points  # noqa: E402
 from failover import boot  # noqa: E402
 from world import GUEST_IP, World, WorldError, run, wait_until  # noqa: E402
@@ -24,6 +25,7 @@ from world import GUEST_IP, World, WorldError, run, wait_until  # noqa: E402
 HEARTBEAT_MS, HEARTBEAT_LOST = 50, 10
 LOST_S = HEARTBEAT_MS * HEARTBEAT_LOST / 1000
 SETTLE_S = 30
+QUIET_S = 0.5
 IN_FLIGHT = 4
 PROXY_PORT, MONITOR_PORT = 7280, 7290
 MONITOR = ["-chardev", f"socket,id=operator,host=127.0.0.1,port={MONITOR_PORT},server=on,wait=off",
@@ -81,7 +83,9 @@ class Expect:
 
 class Scene:
     def __init__(self, needs, programs, chance, arbiter="file"):
-        self.needs, self.programs, self.chance, self.arbiter = needs, programs, chance, arbiter
+        self.needs, self.programs, self.chance = needs, programs, chance
+        self.kind, self.arbiter = arbiter, None  # arbiters.ARBITERS, and the one that is asked
+        self.notes = []  # what chance chose in this round
         self.world = self.ears = None
         self.proxies, self.points = {}, {}
         self.dead = set()  # hosts whose daemon the round itself ended
@@ -97,7 +101,9 @@ class Scene:
         # Under TLS nobody on the way could reach the frames, and what lies below would go untested.
         self.world.tls = not needs.proxied
         self.world.__enter__()
+        self.arbiter = arbiters.make(self.kind, self.world)
         for host in self.world.hosts.values():
+            self.world.configure(host, arbiter=self.arbiter.keys)
             host.program = self.programs[needs.fail_points]
             if needs.fail_points:
                 path = os.path.join(host.dir, "fail-points")
@@ -122,7 +128,7 @@ class Scene:
         for points in self.points.values():
             points.close()
         self.world.close()
-        self.world = self.ears = None
+        self.world = self.ears = self.arbiter = None
         self.proxies, self.points = {}, {}
         self.judged = dict.fromkeys(self.judged, 0)
 
@@ -181,7 +187,17 @@ class Scene:
         self.dead.discard(host)
 
     def hold_arbiter(self):
-        return ArbiterHeld(self.world)
+        """From now on nobody gets an answer from the arbiter, until what this returns is released."""
+        held = self.arbiter.hold(self.chance)
+        self.notes.append(held.how)
+        return held
+
+    def lose_arbiter_member(self):
+        """Of an arbiter that is a cluster one member fails, and the others go on; else this is nothing."""
+        lost = self.arbiter.lose_member(self.chance)
+        if lost:
+            self.notes.append(lost)
+            self.moment(0.0, LOST_S)
 
     def guests(self, host):
         """The QEMU processes on a host."""
@@ -235,7 +251,8 @@ class Scene:
 
     def judge(self, begin, end, expect):
         """Looks at what the round left: {lost, rolled_back, heard_twice, heard, wrong: [text]}."""
-        found = {"lost": 0, "rolled_back": 0, "heard_twice": 0, "heard": "nobody", "wrong": []}
+        found = {"lost": 0, "rolled_back": 0, "heard_twice": 0, "heard": "nobody", "silent_ms": None,
+                 "wrong": []}
         wrong = found["wrong"]
         roles = {self.primary: "primary", self.backup: "backup"}
         for host in self.world.hosts.values():
@@ -249,11 +266,17 @@ class Scene:
             self._hear(found, begin, end, expect)
         turns = self.ears.ask()
         hosts = [turn[0] for turn in turns]
-        found["heard_twice"] = int(len(turns) > expect.turns)
+        # A guest that stayed where it was has never been heard from elsewhere.
+        stayed = runs is not None and roles[runs] == "primary"
+        found["heard_twice"] = int(len(turns) > (1 if stayed else expect.turns))
         if found["heard_twice"]:
             wrong.append("heard in turn: " + ", ".join(
                 f"{host} {first - begin:+.3f}..{last - begin:+.3f} s ({frames} frames, the first {frame})"
                 for host, first, last, frames, frame in turns))
+        if quiet:
+            time.sleep(QUIET_S)
+            for host, _, _, frames, frame in self.ears.ask():
+                wrong.append(f"{host} is heard, and runs nothing ({frames} frames, the first {frame})")
         if runs is not None:
             found["heard"] = roles[runs]
             if found["heard"] not in expect.heard:
@@ -272,6 +295,7 @@ class Scene:
         """The client's own view. It keeps its books over all rounds: what is new counts."""
         wrong = found["wrong"]
         went_on = self._goes_on(end, expect)
+        found["silent_ms"] = self.client.ask(f"silence {begin}")["udp_ms"]
         seen = self.client.ask(f"finish {begin} {end}", timeout=60)
         self.client.ask("continue")
         now = {"lost": seen["requests_lost_after_ack"], "rolled_back": seen["replies_rolled_back"],
@@ -314,28 +338,12 @@ class Scene:
             self.points[host].disarm()
         for host in self.proxies:
             self.cable(host)
+        self.arbiter.mend()
         if self.status(self.primary).get("state") != "protected" or self.dead:
             self.revive(other)
             self.protect()
         self.dead.clear()
         self.ears.ask()
-
-
-class ArbiterHeld:
-    """Nobody gets an answer from the file arbiter as long as another process has its lock."""
-
-    def __init__(self, world, guest="vm1"):
-        program = ("import fcntl, sys; lock = open(sys.argv[1], 'a'); fcntl.lockf(lock, fcntl.LOCK_EX); "
-                   "print('held', flush=True); sys.stdin.read()")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, os.path.join(world.dir, "arbiter", f"{guest}.lock")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.process.stdout.readline()
-
-    def release(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
 
 
 def _guest_options():

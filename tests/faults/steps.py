@@ -129,6 +129,7 @@ def answer_lost(point, trigger):
         silent = scene.chance.sample(hosts, scene.chance.randrange(1, 3))
         for host in silent:
             scene.points[host].arm(point, "error", 1, count=scene.chance.choice((1, 3, 300)))
+        scene.lose_arbiter_member()
         begin = time.monotonic()
         trigger(scene)
         scene.moment(0.2, 1.0)

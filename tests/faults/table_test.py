@@ -62,6 +62,12 @@ class Table(unittest.TestCase):
                     else:
                         self.assertTrue(tuple(name.split(".")) in cpp | python, "there is no such test")
 
+    def test_every_arbiter_can_lose_a_request_and_an_answer(self):
+        points = set(re.findall(r'"(arbiter\.\w+)"', read("ckpt/fail_point.h")))
+        self.assertTrue(points)
+        for source in ("arbiter/file_arbiter.cc", "arbiter/etcd_arbiter.cc"):
+            self.assertEqual(set(re.findall(r'fail_point_error\("([\w.]+)"\)', read(source))), points, source)
+
 
 if __name__ == "__main__":
     unittest.main()
