@@ -9,11 +9,11 @@
 namespace remusd::backup {
 
 void FrameFifo::push(std::span<const std::byte> body) {
-  REMUSD_ASSERT(body.size() <= kChunkBytes, "a frame is smaller than a chunk");
-  if (chunks_.empty() || kChunkBytes - used_ < body.size()) {
+  REMUSD_ASSERT(body.size() <= chunk_bytes_, "a frame is smaller than a chunk");
+  if (chunks_.empty() || chunk_bytes_ - used_ < body.size()) {
     if (spare_.empty()) {
       // Not zeroed: pages are touched only as frames fill them.
-      chunks_.push_back(Chunk(new std::byte[kChunkBytes]));
+      chunks_.push_back(Chunk(new std::byte[chunk_bytes_]));
     } else {
       chunks_.push_back(std::move(spare_.back()));
       spare_.pop_back();

@@ -19,7 +19,9 @@ class FrameFifo {
   static constexpr size_t kChunkBytes = 8u << 20;
   static constexpr size_t kSpareChunks = 4;  // kept for the next epoch rather than given back
 
-  /// REQUIRES: body.size() <= kChunkBytes.
+  explicit FrameFifo(size_t chunk_bytes = kChunkBytes) : chunk_bytes_(chunk_bytes) {}
+
+  /// REQUIRES: body.size() <= chunk_bytes.
   void push(std::span<const std::byte> body);
   std::span<const std::byte> front() const;
   void pop_front();
@@ -27,7 +29,7 @@ class FrameFifo {
 
   size_t frames() const { return frames_.size(); }
   size_t bytes() const { return bytes_; }
-  size_t memory_bytes() const { return (chunks_.size() + spare_.size()) * kChunkBytes; }
+  size_t memory_bytes() const { return (chunks_.size() + spare_.size()) * chunk_bytes_; }
 
  private:
   using Chunk = std::unique_ptr<std::byte[]>;
@@ -38,6 +40,7 @@ class FrameFifo {
   };
   void drop_unused();
 
+  size_t chunk_bytes_;
   std::deque<Chunk> chunks_;
   size_t first_chunk_ = 0;  // number of chunks_.front()
   size_t used_ = 0;         // of chunks_.back()

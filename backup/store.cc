@@ -1,6 +1,7 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "backup/store.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -24,7 +25,11 @@ std::string counts(const char* name, uint64_t committed, uint64_t counted) {
 }  // namespace
 
 Store::Store(std::span<std::byte> memory, size_t limit_bytes, bool deltas)
-    : memory_(memory), limit_bytes_(limit_bytes), deltas_(deltas) {
+    : memory_(memory),
+      limit_bytes_(limit_bytes),
+      deltas_(deltas),
+      // A frame beyond the limit is refused before it is kept.
+      fifo_(std::min(limit_bytes, FrameFifo::kChunkBytes)) {
   REMUSD_ASSERT(memory.size() % kPageSize == 0, "memory is whole pages");
 }
 

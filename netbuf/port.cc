@@ -15,18 +15,7 @@
 namespace remusd::netbuf {
 namespace {
 
-constexpr size_t kLengthBytes = 4;
 constexpr size_t kBufferBytes = 4 * (kLengthBytes + kMaxFrameBytes);
-
-uint32_t load_be32(const std::byte* at) {
-  uint32_t value = 0;
-  for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<uint32_t>(at[i]);
-  return value;
-}
-
-void store_be32(uint32_t value, std::byte* at) {
-  for (int i = 3; i >= 0; --i, value >>= 8) at[i] = static_cast<std::byte>(value & 0xff);
-}
 
 bool would_block(int error) {
   return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
@@ -39,8 +28,9 @@ Port::Port(Nic nic, const MacAddress& mac, ScopedFd guest, size_t limit_bytes, s
       mac_(mac),
       guest_(std::move(guest)),
       queue_(limit_bytes, limit_frames),
-      from_guest_(kBufferBytes),
-      to_guest_(kBufferBytes) {}
+      // Not zeroed: most cards never fill them.
+      from_guest_(new std::byte[kBufferBytes]),
+      to_guest_(new std::byte[kBufferBytes]) {}
 
 short Port::guest_events() const {
   if (guest_gone_) return 0;
@@ -56,9 +46,9 @@ short Port::outside_events() const {
 void Port::read_guest(const std::function<uint64_t()>& tag) {
   // Frames that waited for room were read before now, so the newest tag covers them.
   if (stalled_) queue_frames(tag());
-  while (!guest_gone_ && !stalled_ && from_guest_size_ < from_guest_.size()) {
-    const size_t room = from_guest_.size() - from_guest_size_;
-    const ssize_t got = ::recv(guest_.get(), from_guest_.data() + from_guest_size_, room, MSG_DONTWAIT);
+  while (!guest_gone_ && !stalled_ && from_guest_size_ < kBufferBytes) {
+    const size_t room = kBufferBytes - from_guest_size_;
+    const ssize_t got = ::recv(guest_.get(), from_guest_.get() + from_guest_size_, room, MSG_DONTWAIT);
     if (got < 0 && would_block(errno)) break;
     if (got <= 0) {
       guest_gone_ = true;
@@ -76,38 +66,36 @@ void Port::queue_frames(uint64_t tag) {
   const Time now = Clock::now();
   size_t at = 0;
   const bool was_stalled = std::exchange(stalled_, false);
-  while (from_guest_size_ - at >= kLengthBytes) {
-    const size_t bytes = load_be32(from_guest_.data() + at);
-    if (bytes > kMaxFrameBytes) {  // not a stream that can be trusted any further
-      guest_gone_ = true;
-      break;
-    }
-    if (from_guest_size_ - at < kLengthBytes + bytes) break;
-    if (bytes > 0 && !queue_.push(tag, now, {from_guest_.data() + at + kLengthBytes, bytes})) {
+  for (;;) {
+    std::span<const std::byte> frame;
+    const Framing found = next_frame({from_guest_.get() + at, from_guest_size_ - at}, &frame);
+    guest_gone_ = guest_gone_ || found == Framing::corrupt;
+    if (found != Framing::whole) break;
+    if (!frame.empty() && !queue_.push(tag, now, frame)) {
       stalled_ = true;
       if (!was_stalled) ++counters_.stalls_full;
       break;
     }
-    at += kLengthBytes + bytes;
+    at += kLengthBytes + frame.size();
   }
-  std::memmove(from_guest_.data(), from_guest_.data() + at, from_guest_size_ - at);
+  std::memmove(from_guest_.get(), from_guest_.get() + at, from_guest_size_ - at);
   from_guest_size_ -= at;
 }
 
 bool Port::room_for_input() const {
-  return !guest_gone_ && to_guest_size_ + kLengthBytes + kMaxFrameBytes <= to_guest_.size();
+  return !guest_gone_ && to_guest_size_ + kLengthBytes + kMaxFrameBytes <= kBufferBytes;
 }
 
 void Port::read_outside(const Take& take) {
   while (room_for_input()) {
-    std::byte* const at = to_guest_.data() + to_guest_size_;
+    std::byte* const at = to_guest_.get() + to_guest_size_;
     const ssize_t got = ::read(nic_.outside.get(), at + kLengthBytes, kMaxFrameBytes);
     if (got <= 0) break;  // nothing now, or the interface is down: poll() tells when that changes
     if (take) {
       if (!take({at + kLengthBytes, static_cast<size_t>(got)})) ++counters_.inbound_dropped;
       continue;
     }
-    store_be32(static_cast<uint32_t>(got), at);
+    put_length(static_cast<size_t>(got), at);
     to_guest_size_ += kLengthBytes + static_cast<size_t>(got);
     ++counters_.inbound_frames;
     counters_.inbound_bytes += static_cast<uint64_t>(got);
@@ -120,8 +108,8 @@ bool Port::inject(std::span<const std::byte> frame) {
     ++counters_.inbound_dropped;
     return false;
   }
-  std::byte* const at = to_guest_.data() + to_guest_size_;
-  store_be32(static_cast<uint32_t>(frame.size()), at);
+  std::byte* const at = to_guest_.get() + to_guest_size_;
+  put_length(frame.size(), at);
   std::copy(frame.begin(), frame.end(), at + kLengthBytes);
   to_guest_size_ += kLengthBytes + frame.size();
   ++counters_.inbound_frames;
@@ -132,7 +120,7 @@ bool Port::inject(std::span<const std::byte> frame) {
 
 void Port::write_guest() {
   while (!guest_gone_ && to_guest_sent_ < to_guest_size_) {
-    const ssize_t sent = ::send(guest_.get(), to_guest_.data() + to_guest_sent_,
+    const ssize_t sent = ::send(guest_.get(), to_guest_.get() + to_guest_sent_,
                                 to_guest_size_ - to_guest_sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0 && would_block(errno)) return;
     if (sent <= 0) {

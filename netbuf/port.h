@@ -11,17 +11,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "ckpt/clock.h"
 #include "netbuf/epoch_queue.h"
+#include "netbuf/framing.h"
 #include "netbuf/net_buffer.h"
 #include "netbuf/rarp.h"
 
 namespace remusd::netbuf {
-
-/// Largest frame that QEMU's stream netdev sends or takes.
-inline constexpr size_t kMaxFrameBytes = 4096 + 65536;
 
 struct PortCounters {
   uint64_t released_frames = 0, released_bytes = 0, inbound_frames = 0, inbound_bytes = 0;
@@ -77,9 +76,9 @@ class Port {
   bool unblocked_ = false;        // QEMU's end was, or cannot be
   bool stalled_ = false;          // a whole frame waits in from_guest_ for room in the queue
   bool outside_blocked_ = false;  // wait for POLLOUT
-  std::vector<std::byte> from_guest_;
+  const std::unique_ptr<std::byte[]> from_guest_;
   size_t from_guest_size_ = 0;
-  std::vector<std::byte> to_guest_;
+  const std::unique_ptr<std::byte[]> to_guest_;
   size_t to_guest_sent_ = 0;
   size_t to_guest_size_ = 0;
 };

@@ -5,47 +5,14 @@
 #include <random>
 
 #include "guest/qemu/stream.h"
+#include "tests/guest_qemu_stream_writer.h"
 
 namespace remusd::guest::qemu {
 namespace {
 
 using Bytes = std::vector<std::byte>;
+using Writer = StreamWriter;
 using ::testing::HasSubstr;
-
-class Writer {
- public:
-  Writer& number(uint64_t value, size_t size) {
-    for (size_t i = size; i-- > 0;) bytes_.push_back(static_cast<std::byte>(value >> (8 * i)));
-    return *this;
-  }
-  Writer& u8(uint64_t v) { return number(v, 1); }
-  Writer& be32(uint64_t v) { return number(v, 4); }
-  Writer& be64(uint64_t v) { return number(v, 8); }
-  Writer& text(std::string_view t) {
-    for (const char c : t) bytes_.push_back(static_cast<std::byte>(c));
-    return *this;
-  }
-  Writer& name(std::string_view t) { return u8(t.size()).text(t); }
-  Writer& header() { return be32(0x5145564d).be32(3); }
-  Writer& footer() { return u8(0x7e).be32(2); }
-  Writer& ram_start(std::string_view section = "ram", uint64_t version = 4) {
-    u8(1).be32(2).name(section).be32(0).be32(version);
-    be64((0x400000 + 0x2000) | 0x04);
-    name("ram0").be64(0x400000).be64(0);
-    name("pc.bios").be64(0x2000).be64(0xfffe0000);
-    return be64(0x10).footer();
-  }
-  Writer& page(uint64_t offset, std::string_view block) {
-    be64(offset | 0x08).name(block);
-    return text(std::string(4096, 'p'));
-  }
-  Writer& zero(uint64_t offset) { return be64(offset | 0x02 | 0x20).u8(0); }
-  Writer& section(uint8_t type) { return u8(type).be32(2); }
-  Bytes bytes() const { return bytes_; }
-
- private:
-  Bytes bytes_;
-};
 
 /// Start, a part with one page, an end whose page continues the block named in the part.
 Writer good_head() {

@@ -27,11 +27,6 @@ struct World {
   }
 };
 
-bool equal(const arbiter::Record& left, const arbiter::Record& right) {
-  return left.generation == right.generation && left.owner == right.owner && left.boot_id == right.boot_id &&
-         left.epoch == right.epoch && left.nonce == right.nonce && left.peer == right.peer;
-}
-
 void run(View bytes) {
   static const World world;
   world.write(bytes);
@@ -56,7 +51,7 @@ void run(View bytes) {
   const auto won = world.arbiter->compare_and_swap("g", (*read)->generation, **read, deadline);
   REMUSD_ASSERT(won.verdict == arbiter::Verdict::won, "the right generation wins");
   const auto again = world.arbiter->read("g", deadline);
-  REMUSD_ASSERT(again.ok() && again->has_value() && equal(**again, **read), "a record is read as written");
+  REMUSD_ASSERT(again.ok() && again->has_value() && **again == **read, "a record is read as written");
 }
 
 void seeds(Seeds* out) {

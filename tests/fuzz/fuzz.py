@@ -16,12 +16,13 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SUFFIX = "_fuzz"
-MAX_INPUT_BYTES = 8192
+SEED_GROWTH, MIN_INPUT_BYTES, MAX_INPUT_BYTES = 2, 256, 8192  # inputs: so much longer than the longest seed
 INPUT_SECONDS = 20     # one input that takes longer is a finding
 MALLOC_LIMIT_MB = 64   # one allocation, whatever a length claims
 RSS_LIMIT_MB = 1024
 # Freed memory is kept from use for a while, to find late readers; more of it costs the processor's cache.
-ASAN = "quarantine_size_mb=8:malloc_context_size=6"
+# Where memory came from is told when a finding is run again: without these options.
+ASAN = "quarantine_size_mb=1:thread_local_quarantine_size_kb=64:malloc_context_size=0:max_malloc_fill_size=0"
 STAT = re.compile(r"^stat::(\w+):\s+(\d+)", re.MULTILINE)
 COVERED = re.compile(r"\bcov: (\d+)")
 REPRODUCER = re.compile(r"Test unit written to (\S+)")
@@ -46,14 +47,18 @@ class Run:
         self.result = {}
         self.reproducer, self.reason = None, None
 
+    def max_input_bytes(self):
+        longest = max(entry.stat().st_size for entry in os.scandir(self.seeds))
+        return min(max(SEED_GROWTH * longest, MIN_INPUT_BYTES), MAX_INPUT_BYTES)
+
     def command(self):
         options = self.options
         length = [f"-runs={options.runs}"] if options.runs else [f"-max_total_time={options.seconds}"]
         words = [f"-dict={self.seeds}.dict"] if os.path.getsize(self.seeds + ".dict") else []
-        return [self.program, *length, *words, f"-max_len={MAX_INPUT_BYTES}", f"-timeout={INPUT_SECONDS}",
-                f"-malloc_limit_mb={MALLOC_LIMIT_MB}", f"-rss_limit_mb={RSS_LIMIT_MB}",
-                f"-seed={options.seed}", f"-artifact_prefix={self.findings}/{self.unit}-",
-                "-print_final_stats=1", self.corpus, self.seeds]
+        return [self.program, *length, *words, f"-max_len={self.max_input_bytes()}",
+                f"-timeout={INPUT_SECONDS}", f"-malloc_limit_mb={MALLOC_LIMIT_MB}",
+                f"-rss_limit_mb={RSS_LIMIT_MB}", f"-seed={options.seed}",
+                f"-artifact_prefix={self.findings}/{self.unit}-", "-print_final_stats=1", self.corpus, self.seeds]
 
     def __call__(self):
         for folder in (self.corpus, self.findings, self.seeds):

@@ -91,7 +91,7 @@ void run(View bytes) {
 
 void put_frame(FrameType type, std::string_view text, Bytes* out) {
   put_number(static_cast<uint8_t>(type), out);
-  put_chunk(std::as_bytes(std::span(text)), out);
+  put_chunk(text, out);
 }
 
 void seeds(Seeds* out) {
@@ -120,7 +120,7 @@ void seeds(Seeds* out) {
 
   MemoryFile kernel;
   const std::string content = "kernel";
-  kernel.replace(std::as_bytes(std::span(content)));
+  kernel.replace(bytes_of(content));
   const auto digest = backup::digest_of_file(kernel.path());
   REMUSD_ASSERT(digest.ok(), "the file can be read");
   put_frame(
@@ -129,7 +129,7 @@ void seeds(Seeds* out) {
       &frames);
   for (const uint64_t at : {0, 3}) {
     body.clear();
-    ckpt::encode(ckpt::FilePart{*digest, 6, at, std::as_bytes(std::span(content)).subspan(at, 3)}, &body);
+    ckpt::encode(ckpt::FilePart{*digest, 6, at, bytes_of(content).subspan(at, 3)}, &body);
     put_frame(FrameType::file, text_of(body), &frames);
   }
   put_frame(FrameType::facts, facts, &frames);

@@ -54,11 +54,9 @@ void run(View bytes) {
 void seeds(Seeds* out) {
   const auto seed = [&](std::string_view method, std::string_view target, std::string_view body) {
     Bytes input;
-    put_chunk(std::as_bytes(std::span(method)), &input);
-    put_chunk(std::as_bytes(std::span(target)), &input);
-    const auto bytes = std::as_bytes(std::span(body));
-    input.insert(input.end(), bytes.begin(), bytes.end());
-    out->add(input);
+    put_chunk(method, &input);
+    put_chunk(target, &input);
+    out->add_text(body, std::move(input));
   };
   seed("GET", "/v1/guests", "");
   seed("GET", "/v1/guests/g", "");

@@ -46,8 +46,8 @@ void run_body(View body, bool deltas) {
   }
   for (size_t page = 0; page < kPages; ++page) {
     if (named[page]) continue;
-    REMUSD_ASSERT(std::memcmp(memory.data() + page * kPageSize, first_image().data() + page * kPageSize,
-                              kPageSize) == 0,
+    const size_t at = page * kPageSize;
+    REMUSD_ASSERT(same(View(memory).subspan(at, kPageSize), View(first_image()).subspan(at, kPageSize)),
                   "a page that is not named keeps its content");
   }
   if (!verified.ok()) return require_reason(verified);
@@ -66,7 +66,7 @@ void run_body(View body, bool deltas) {
                 "what we encode we accept");
   static Image other;
   other = first_image();
-  REMUSD_ASSERT(ckpt::apply_pages(again, other).ok() && memory == other, "the image is the same");
+  REMUSD_ASSERT(ckpt::apply_pages(again, other).ok() && same(memory, other), "the image is the same");
 }
 
 void run_delta(View delta) {
@@ -78,16 +78,16 @@ void run_delta(View delta) {
     Bytes page(old, old + kPageSize);
     path.apply(delta.data(), page.data());
     if (first.empty()) first = page;
-    REMUSD_ASSERT(page == first, "every path makes the same page");
+    REMUSD_ASSERT(same(page, first), "every path makes the same page");
     Bytes base(old, old + kPageSize), out(ckpt::kDeltaRoomBytes);
     const size_t size = path.encode(base.data(), page.data(), ckpt::kMaxDeltaBytes, out.data());
-    REMUSD_ASSERT(base == page, "encoding brings the copy up to date");
+    REMUSD_ASSERT(same(base, page), "encoding brings the copy up to date");
     REMUSD_ASSERT(size <= delta.size(), "our deltas are the shortest");
     if (size == 0) continue;  // differences of zero
     REMUSD_ASSERT(ckpt::check_delta(View(out).first(size)), "what we encode we accept");
     Bytes applied(old, old + kPageSize);
     ckpt::apply_delta(out.data(), applied.data());
-    REMUSD_ASSERT(applied == page, "the delta makes the page");
+    REMUSD_ASSERT(same(applied, page), "the delta makes the page");
   }
 }
 
@@ -124,7 +124,7 @@ void run_shadow(Input input) {
                       ckpt::verify_pages(body).ok() && ckpt::apply_pages(body, there).ok(),
                   "what we encode we accept");
   }
-  REMUSD_ASSERT(here == there, "the image over there is the one here");
+  REMUSD_ASSERT(same(here, there), "the image over there is the one here");
 }
 
 void run(View bytes) {

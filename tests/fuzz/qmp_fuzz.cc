@@ -72,9 +72,7 @@ void seeds(Seeds* out) {
   const auto seed = [&](std::initializer_list<uint8_t> calls, const std::string& said) {
     Bytes input{static_cast<std::byte>(calls.size())};
     for (const uint8_t which : calls) input.push_back(std::byte{which});
-    const auto bytes = std::as_bytes(std::span(said));
-    input.insert(input.end(), bytes.begin(), bytes.end());
-    out->add(input);
+    out->add_text(said, std::move(input));
   };
   seed({0, 1}, greeting + ok +
                    R"({"return": {"status": "running", "singlestep": false}})"

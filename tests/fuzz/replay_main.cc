@@ -22,7 +22,7 @@ constexpr uint32_t kRandomSeed = 1;
 Bytes read(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const auto bytes = std::as_bytes(std::span(text));
+  const View bytes = bytes_of(text);
   return {bytes.begin(), bytes.end()};
 }
 

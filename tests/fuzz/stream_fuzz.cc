@@ -3,6 +3,7 @@
 // QEMU's migration stream and device state: a chunk that is the stream, and the rest, which is the state.
 #include "guest/qemu/stream.h"
 #include "tests/fuzz/target.h"
+#include "tests/guest_qemu_stream_writer.h"
 
 namespace remusd::fuzz {
 namespace {
@@ -40,90 +41,46 @@ void run(View bytes) {
   REMUSD_ASSERT(same(View(*composed).subspan(base->size()), device.subspan(8)), "the state follows");
 }
 
-void be(uint64_t value, int size, Bytes* out) {
-  for (int i = size - 1; i >= 0; --i) out->push_back(static_cast<std::byte>(value >> (8 * i) & 0xff));
+using Writer = qemu::StreamWriter;
+
+void put_configuration(Writer* out) {
+  out->u8(7).be32(2).text("pc");
+  out->u8(5).name("configuration/target-page-bits").be32(1).be32(12);
+  out->u8(5).name("configuration/capabilities").be32(1).be32(1).name("x-ignore-shared");
 }
 
-void name(std::string_view text, Bytes* out) {
-  be(text.size(), 1, out);
-  const auto bytes = std::as_bytes(std::span(text));
-  out->insert(out->end(), bytes.begin(), bytes.end());
-}
-
-void begin(Bytes* out) {
-  be(0x5145564d, 4, out);
-  be(3, 4, out);
-}
-
-void configuration(Bytes* out) {
-  be(7, 1, out);
-  be(2, 4, out);
-  be('p', 1, out);
-  be('c', 1, out);
-  be(5, 1, out);
-  name("configuration/target-page-bits", out);
-  be(1, 4, out);
-  be(12, 4, out);
-  be(5, 1, out);
-  name("configuration/capabilities", out);
-  be(1, 4, out);
-  be(1, 4, out);
-  name("x-ignore-shared", out);
-}
-
-void ram(Bytes* out) {
-  be(1, 1, out);
-  be(2, 4, out);
-  name("ram", out);
-  be(0, 4, out);
-  be(4, 4, out);
-  be(0x3000 | 0x04, 8, out);  // the list of blocks
-  name("ram0", out);
-  be(0x2000, 8, out);
-  be(0, 8, out);
-  name("bios", out);
-  be(0x1000, 8, out);
-  be(0xfffff000, 8, out);
-  be(0x10, 8, out);
-  be(0x7e, 1, out);
-  be(2, 4, out);
-  be(3, 1, out);
-  be(2, 4, out);
-  be(0x02, 8, out);  // a page of zeros
-  name("bios", out);
-  be(0, 1, out);
-  be(0x10, 8, out);
-  be(0x7e, 1, out);
-  be(2, 4, out);
-}
-
-void device_state(Bytes* out) {
-  begin(out);
-  be(4, 1, out);
-  be(0, 4, out);
-  name("timer", out);
-  be(0, 4, out);
-  be(2, 4, out);
-  be(77, 8, out);
-  be(0x7e, 1, out);
-  be(0, 4, out);
-  be(0, 1, out);
+Bytes device_state() {
+  return Writer()
+      .header()
+      .u8(4)
+      .be32(0)
+      .name("timer")
+      .be32(0)
+      .be32(2)
+      .be64(77)
+      .u8(0x7e)
+      .be32(0)
+      .u8(0)
+      .bytes();
 }
 
 void seeds(Seeds* out) {
+  const Bytes state = device_state();
   for (const bool configured : {false, true}) {
-    Bytes stream, input, state;
-    begin(&stream);
-    if (configured) configuration(&stream);
-    ram(&stream);
-    put_chunk(stream, &input);
-    device_state(&state);
+    Writer stream;
+    stream.header();
+    if (configured) put_configuration(&stream);
+    stream.ram_start();
+    // A page of zeros, which names its block; a whole page would only be much to change in vain.
+    stream.section(3).be64(0x02).name("pc.bios").u8(0).be64(0x10).footer();
+    Bytes input;
+    put_chunk(stream.bytes(), &input);
     input.insert(input.end(), state.begin(), state.end());
     out->add(input);
   }
   out->words = {"ram",
                 "ram0",
-                "bios",
+                "pc.bios",
                 "configuration/uuid",
                 "configuration/capabilities",
                 "configuration/target-page-bits",

@@ -30,15 +30,21 @@ namespace remusd::fuzz {
 using Bytes = std::vector<std::byte>;
 using View = std::span<const std::byte>;
 
+inline View bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
+
 /// Valid inputs, made by the real encoders, and words for the mutator to put together.
 struct Seeds {
   std::vector<Bytes> inputs;
   std::vector<std::string> words;
 
   void add(Bytes input) { inputs.push_back(std::move(input)); }
-  void add_text(std::string_view text) {
-    const auto bytes = std::as_bytes(std::span(text));
-    inputs.emplace_back(bytes.begin(), bytes.end());
+  /// `head`, and the text after it.
+  void add_text(std::string_view text, Bytes head = {}) {
+    const View bytes = bytes_of(text);
+    head.insert(head.end(), bytes.begin(), bytes.end());
+    add(std::move(head));
   }
 };
 
@@ -97,7 +103,9 @@ inline std::string_view text_of(View bytes) {
 }
 
 inline bool same(View left, View right) {
-  return std::equal(left.begin(), left.end(), right.begin(), right.end());
+  // Not std::equal: each of its comparisons would be traced.
+  return left.size() == right.size() &&
+         (left.empty() || std::memcmp(left.data(), right.data(), left.size()) == 0);
 }
 
 /// What Input::number() and Input::chunk() take.
@@ -111,6 +119,9 @@ inline void put_chunk(View bytes, Bytes* out) {
   REMUSD_ASSERT(bytes.size() <= UINT16_MAX, "a seed is small");
   put_number(static_cast<uint16_t>(bytes.size()), out);
   out->insert(out->end(), bytes.begin(), bytes.end());
+}
+inline void put_chunk(std::string_view text, Bytes* out) {
+  put_chunk(bytes_of(text), out);
 }
 
 /// A failure has a code and says something.
