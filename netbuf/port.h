@@ -76,9 +76,9 @@ class Port {
   bool unblocked_ = false;        // QEMU's end was, or cannot be
   bool stalled_ = false;          // a whole frame waits in from_guest_ for room in the queue
   bool outside_blocked_ = false;  // wait for POLLOUT
-  const std::unique_ptr<std::byte[]> from_guest_;
+  std::unique_ptr<std::byte[]> from_guest_;
   size_t from_guest_size_ = 0;
-  const std::unique_ptr<std::byte[]> to_guest_;
+  std::unique_ptr<std::byte[]> to_guest_;
   size_t to_guest_sent_ = 0;
   size_t to_guest_size_ = 0;
 };
