@@ -13,6 +13,8 @@ std::string_view to_string(State state) {
       return "syncing";
     case State::standby:
       return "standby";
+    case State::loading:
+      return "loading";
     case State::deciding:
       return "deciding";
     case State::frozen:
@@ -95,6 +97,7 @@ void Core::applied(uint64_t epoch, Actions* actions) {
   if (final()) return;
   REMUSD_ASSERT(epoch == applied_ + 1 && epoch <= acked_, "epochs are applied in order, after their ack");
   applied_ = epoch;
+  if (state_ == State::loading) load_when_applied(actions);
   if (state_ == State::promoting) promote_when_applied(actions);
 }
 
@@ -145,6 +148,7 @@ Status Core::may_take_over(const std::string& what) const {
       return Status(Code::unsafe,
                     what + " refused: no epoch is committed here yet; wait until the guest is protected");
     case State::standby:
+    case State::loading:
     case State::deciding:
     case State::frozen:
     case State::fencing:
@@ -263,6 +267,22 @@ Time Core::retry_at(Time now) {
   return now + retry_;
 }
 
+void Core::loaded(const Status& outcome, Actions* actions) {
+  if (final()) return;
+  REMUSD_ASSERT(load_ == Load::under_way, "a standby that was not to be loaded");
+  if (!outcome.ok()) {
+    // The primary's guest stands, and nobody has asked for it: told now, it goes on at once.
+    const Status why = outcome.with_context("load the standby for the switchover");
+    actions->push_back({ActionKind::tell_end, 0, why});
+    return finish(State::failed, why, actions);
+  }
+  load_ = Load::done;
+  if (state_ == State::promoting) return promote_when_applied(actions);  // forced meanwhile
+  REMUSD_ASSERT(state_ == State::loading, "loaded in a state that does not load");
+  enter(State::deciding, actions);
+  ask(actions);
+}
+
 void Core::promotion_done(const Status& outcome, Actions* actions) {
   if (final()) return;
   REMUSD_ASSERT(promoting_, "a promotion that was not ordered");
@@ -291,6 +311,10 @@ void Core::suspect(const Status& why, Asking asking, Actions* actions) {
   why_ = why;
   // After an order the link stays open until the answer: a primary that hears us does not run to the arbiter.
   if (!why.ok()) actions->push_back({ActionKind::close_link, 0, why});
+  if (planned_) {
+    enter(State::loading, actions);
+    return load_when_applied(actions);
+  }
   enter(State::deciding, actions);
   if (asking == Asking::at_once) return ask(actions);
   if (asking == Asking::not_at_all) return;
@@ -299,12 +323,21 @@ void Core::suspect(const Status& why, Asking asking, Actions* actions) {
 
 void Core::ask(Actions* actions) {
   REMUSD_ASSERT(acking_stopped_ && acked_ >= 1 && !asking_, "asked too early, or twice at a time");
+  REMUSD_ASSERT(!planned_ || load_ == Load::done, "a guest that stands is asked for only once it is loaded");
   asking_ = true;
   actions->push_back({ActionKind::ask_arbiter, generation_, {}});
 }
 
+void Core::load_when_applied(Actions* actions) {
+  if (applied_ != acked_ || load_ != Load::none) return;
+  REMUSD_ASSERT(state_ == State::loading && acking_stopped_ && applied_ >= 1,
+                "only a whole committed image is loaded");
+  load_ = Load::under_way;
+  actions->push_back({ActionKind::load, applied_, {}});
+}
+
 void Core::promote_when_applied(Actions* actions) {
-  if (applied_ != acked_ || promoting_) return;
+  if (applied_ != acked_ || promoting_ || load_ == Load::under_way) return;
   REMUSD_ASSERT(state_ == State::promoting && acking_stopped_ && applied_ >= 1,
                 "only a whole committed image is promoted");
   promoting_ = true;

@@ -7,9 +7,10 @@
 // States (session.h) and what moves them:
 //
 //   handshake --standby_ready--> syncing --epoch 1 staged--> standby --loss, order--> deciding
+//   standby --order, planned--> loading --loaded--> deciding  loading --not loaded--> failed
 //   deciding --won--> promoting --promoted--> promoted        deciding --lost--> ended
 //   deciding --won, where fencing is asked for--> fencing --fenced, force--> promoting
-//   standby, deciding, frozen, fencing --force--> promoting
+//   standby, loading, deciding, frozen, fencing --force--> promoting
 //   deciding --unknown--> frozen --asked again--> won, lost or frozen still
 //   handshake, syncing --loss--> failed                       promoting --promotion failed--> failed
 //   handshake, syncing, standby --goodbye--> ended            every state that is not final --end--> ended
@@ -18,12 +19,18 @@
 // link is no proof that the primary died: it may live and ask the arbiter, too. It gets a head start, because
 // a guest that goes on where it runs is the better outcome; a dead one does not use it.
 //
+// In a planned switchover the guest stands on the primary, whole. So all that can fail is done before the
+// right to run is asked for: the standby is loaded, and stands. Where that fails nobody asks; the primary is
+// told, and goes on. Any other failover asks first: there is nothing to go back to, and time counts.
+//
 // What always holds:
 //   - an epoch is acknowledged only when it was staged whole with the right digest, and epochs rise by one;
 //   - applied() <= acked(): the committed image never runs ahead of what was acknowledged;
 //   - once loss is suspected or a failover ordered nothing is acknowledged any more, for good (a latch);
 //   - the right to run is asked for only after that latch has closed, and one request at a time;
-//   - promotion follows only a won answer or an operator's force, and only when applied() == acked() >= 1;
+//   - planned, it is asked for only once the standby is loaded; a loaded one runs by promotion alone;
+//   - promotion follows only a won answer or an operator's force, and it, as loading, only when
+//     applied() == acked() >= 1;
 //   - a fence agent that failed or said nothing never counts as fenced.
 //
 // Not thread-safe: it belongs to the thread that owns the link.
@@ -44,9 +51,11 @@ namespace remusd::backup {
 enum class ActionKind {
   ack,              // number: the epoch; send ACK
   apply,            // number: the epoch; apply it in slices, then tell applied()
+  load,             // restore the standby, but let it stand, then tell loaded()
   ask_arbiter,      // number: the expected generation g; swap g -> g + 1, then tell arbiter_answered()
   fence_peer,       // run the fence agent, then tell fenced()
-  promote,          // restore and run the standby, then tell promotion_done()
+  promote,          // run the standby, restored before if it is not loaded, then tell promotion_done()
+  tell_end,         // why: to the primary, which is on the link still
   destroy_standby,  // if there is one
   ask_switchover,   // ask the primary for it
   close_link,       // why: for the log; a closed link may be closed again
@@ -87,7 +96,7 @@ class Core {
   void link_lost(const Status& why, Actions* actions);
   void goodbye(const std::string& reason, Actions* actions);
   /// `unsafe` before the first committed epoch. Ordering twice is harmless. `planned`: the primary's guest
-  /// stands, and the link stays open for what comes for it until the guest runs here.
+  /// stands; the link stays open until it runs here.
   Status order_failover(const std::string& who, bool planned, Actions* actions);
   /// An operator asks for a switchover: the primary is asked to begin one. `unsafe` unless it is a standby.
   Status order_switchover(Actions* actions);
@@ -95,6 +104,7 @@ class Core {
   Status force(const std::string& who, Actions* actions);
   void arbiter_answered(const arbiter::Answer& answer, Time now, Actions* actions);
   void fenced(const Status& outcome, Time now, Actions* actions);
+  void loaded(const Status& outcome, Actions* actions);
   void promotion_done(const Status& outcome, Actions* actions);
   /// The handshake failed on our side (gate, admission, files, standby).
   void handshake_failed(const Status& why, Actions* actions);
@@ -120,7 +130,7 @@ class Core {
   uint64_t generation() const { return generation_; }
   uint64_t acked() const { return acked_; }
   uint64_t applied() const { return applied_; }
-  /// When tick() has work next; Time::max() when never. An earlier call does nothing.
+  /// When tick() has work next; Time::max(): never. An earlier call does nothing.
   Time next_tick() const;
   Time last_heard() const { return detector_.last_heard(); }
 
@@ -132,21 +142,19 @@ class Core {
   void won(Actions* actions);
   void fence(Actions* actions);
   Time retry_at(Time now);
+  void load_when_applied(Actions* actions);
   void promote_when_applied(Actions* actions);
   void finish(State state, const Status& why, Actions* actions);
   void enter(State state, Actions* actions);
 
   CoreConfig config_;
   State state_ = State::handshake;
-  Status why_;
-  uint64_t generation_ = 0;
-  uint64_t acked_ = 0;
-  uint64_t applied_ = 0;
-  bool acking_stopped_ = false;
-  bool asking_ = false;  // a request is under way
+  Status why_, fence_note_;
+  uint64_t generation_ = 0, acked_ = 0, applied_ = 0;
+  bool acking_stopped_ = false, asking_ = false;  // asking_: a request is under way
   bool planned_ = false, forced_ = false;
   bool fencing_ = false;  // the agent runs
-  Status fence_note_;
+  enum class Load { none, under_way, done } load_ = Load::none;
   bool promoting_ = false;  // the promote action is out
   ckpt::Detector detector_;
   Time next_look_{};  // for silence

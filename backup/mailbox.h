@@ -22,8 +22,8 @@ struct Mail {
   bool failover = false, switchover = false, force = false;
   std::optional<std::string> end;
   std::optional<arbiter::Answer> answer;
-  std::optional<Status> fenced;
-  bool empty() const { return !failover && !switchover && !force && !end && !answer && !fenced; }
+  std::optional<Status> fenced, loaded;
+  bool empty() const { return !failover && !switchover && !force && !end && !answer && !fenced && !loaded; }
 };
 
 /// Thread-safe. `wake` gets the receive thread out of Link::wait().
@@ -50,6 +50,9 @@ class Mailbox {
   }
   void fenced(const Status& outcome) {
     post([&](Mail& mail) { mail.fenced = outcome; });
+  }
+  void loaded(const Status& outcome) {
+    post([&](Mail& mail) { mail.loaded = outcome; });
   }
 
   /// Everything posted since the last call.

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "ckpt/fail_point.h"
+
 namespace remusd::backup {
 namespace {
 
@@ -29,42 +31,64 @@ Status plug(const guest::NicEndpoint& endpoint) {
   return {};
 }
 
-}  // namespace
+Status plug(const std::vector<guest::NicEndpoint>& endpoints) {
+  for (const guest::NicEndpoint& endpoint : endpoints) REMUSD_TRY(plug(endpoint));
+  return {};
+}
 
-Result<std::unique_ptr<netbuf::NetBuffer>> connect_network(const std::vector<guest::NicEndpoint>& endpoints,
-                                                           const netbuf::NetOptions& options,
-                                                           const std::string& vm) {
+Result<std::unique_ptr<netbuf::NetBuffer>> make_gate(const guest::Standby& standby,
+                                                     const netbuf::NetOptions& options,
+                                                     const std::string& vm) {
   std::vector<netbuf::Nic> nics;
-  for (const guest::NicEndpoint& endpoint : endpoints) {
+  for (const guest::NicEndpoint& endpoint : standby.nics()) {
     REMUSD_ASSIGN(ScopedFd tap, netbuf::open_tap(endpoint.tap, /*bridge=*/""));
     nics.push_back({endpoint.id, endpoint.mac, endpoint.socket_path, std::move(tap)});
   }
   return netbuf::NetBuffer::start(std::move(nics), options, vm, /*holding=*/false);
 }
 
-Result<Promotion> promote(guest::Standby& standby, const Store& store, std::unique_ptr<netbuf::NetBuffer> net,
-                          const netbuf::NetOptions& options, const std::string& vm) {
+}  // namespace
+
+void Promotion::connect(guest::Standby& standby, const std::string& vm) {
+  if (net_) return;
+  auto net = make_gate(standby, options_, vm);
+  if (net.ok()) net_ = *std::move(net);
+}
+
+Status Promotion::load(guest::Standby& standby, const Store& store, const std::string& vm) {
+  REMUSD_ASSERT(!store.pending() && store.applied() >= 1, "only a whole epoch is loaded");
+  REMUSD_TRY(fail_point_error("backup.load"));
+  if (!net_) {
+    REMUSD_ASSIGN(net_, make_gate(standby, options_, vm));
+  }
+  REMUSD_TRY(standby.load(store.base(), store.device()));
+  loaded_ = true;
+  // Once it is known to stand: until it is let run nothing of it is heard.
+  return plug(standby.nics());
+}
+
+Result<Promotion::Running> Promotion::run(guest::Standby& standby, const Store& store,
+                                          const std::string& vm) {
   REMUSD_ASSERT(!store.pending() && store.applied() >= 1, "only a whole epoch is promoted");
-  Promotion promotion;
-  promotion.net = std::move(net);
-  const std::vector<guest::NicEndpoint> endpoints = standby.nics();
-  if (!promotion.net) {
-    auto connected = connect_network(endpoints, options, vm);
-    if (connected.ok()) {
-      promotion.net = *std::move(connected);
-    } else {
-      promotion.network = connected.status();
-      REMUSD_ASSIGN(promotion.net, netbuf::NetBuffer::start({}, options, vm, /*holding=*/false));
-    }
+  Running running;
+  if (loaded_) {
+    REMUSD_ASSIGN(running.guest, standby.run());
+    running.net = std::move(net_);
+    return running;
   }
-  for (const guest::NicEndpoint& endpoint : endpoints) {
-    if (promotion.network.ok()) promotion.network = plug(endpoint);
+  if (!net_) {
+    auto gate = make_gate(standby, options_, vm);
+    running.network = gate.status();
+    if (!gate.ok()) gate = netbuf::NetBuffer::start({}, options_, vm, /*holding=*/false);
+    REMUSD_ASSIGN(net_, std::move(gate));
   }
-  if (!promotion.network.ok()) {
-    promotion.network = promotion.network.with_context("the guest runs without its network");
+  if (running.network.ok()) running.network = plug(standby.nics());
+  if (!running.network.ok()) {
+    running.network = running.network.with_context("the guest runs without its network");
   }
-  REMUSD_ASSIGN(promotion.guest, standby.restore_and_run(store.base(), store.device()));
-  return promotion;
+  REMUSD_ASSIGN(running.guest, standby.restore_and_run(store.base(), store.device()));
+  running.net = std::move(net_);
+  return running;
 }
 
 }  // namespace remusd::backup

@@ -2,13 +2,10 @@
 #include "backup/receiver.h"
 
 #include <algorithm>
-#include <system_error>
 #include <utility>
 
-#include "backup/promotion.h"
 #include "ckpt/fail_point.h"
 #include "ckpt/records.h"
-#include "ckpt/thread.h"
 
 namespace remusd::backup {
 namespace {
@@ -19,7 +16,6 @@ constexpr Duration kRefusePatience = std::chrono::seconds(1);
 constexpr Duration kGoodbyePatience = std::chrono::milliseconds(200);
 /// How long the primary may take, once the guest runs here, to end its side of a switchover.
 constexpr Duration kInputPatience = std::chrono::milliseconds(250);
-constexpr size_t kMaxInputFrames = 1024;
 constexpr size_t kSeedRoom = 256u << 10;  // a SEED frame, and signs of life
 constexpr size_t kFramesPerSlice = 8;     // at most 8 MiB of pages: a few milliseconds
 
@@ -51,12 +47,10 @@ Receiver::Receiver(std::unique_ptr<ckpt::Link> link, arbiter::Arbiter& arbiter, 
                  [this](const auto& vm, const auto& peer, uint64_t generation) {
                    return admit(vm, peer, generation);
                  }),
+      promotion_(options_.net),
       handshake_deadline_(Clock::now() + options_.handshake_timeout),
-      hello_deadline_(std::min(handshake_deadline_, Clock::now() + kHelloPatience)) {}
-
-Receiver::~Receiver() {
-  if (arbiter_thread_.joinable()) arbiter_thread_.join();
-}
+      hello_deadline_(std::min(handshake_deadline_, Clock::now() + kHelloPatience)),
+      requests_(arbiter_, options_, mailbox_, callbacks_.on_arbiter_request) {}
 
 // Two hosts that ask different arbiters would both win. A session has a generation of its own, which its
 // primary won before it connected: so our arbiter must show it.
@@ -105,6 +99,7 @@ void Receiver::serve_mail() {
   }
   if (mail.switchover) (void)core_.order_switchover(&actions_);
   if (mail.force) (void)core_.force("an operator of " + options_.node, &actions_);
+  if (mail.loaded) core_.loaded(*mail.loaded, &actions_);
   if (mail.fenced) core_.fenced(*mail.fenced, Clock::now(), &actions_);
   if (mail.answer) {
     won_at_ = Clock::now();
@@ -113,20 +108,26 @@ void Receiver::serve_mail() {
 }
 
 void Receiver::end(const Status& why) {
+  tell_end(why);
+  core_.end(why, &actions_);
+}
+
+void Receiver::tell_end(const Status& why) {
   if (handshake_.admitted() && link_->open()) {
     ckpt::Bytes body;
-    ckpt::encode(ckpt::Refuse{why.code(), why.message()}, &body);
+    ckpt::encode(ckpt::Refuse{why.code(), why.message().substr(0, ckpt::kMaxStringBytes)}, &body);
     const Status queued = link_->append(ckpt::FrameType::goodbye, 0, body);
     (void)queued;  // a courtesy: the peer learns of the end by the closed link, too
   }
   flush(kGoodbyePatience, /*until_closed=*/false);
-  core_.end(why, &actions_);
 }
 
-// A replica that nobody could run is none: the primary must not count on it.
+// A replica that nobody could run is none: the primary must not count on it. Nor is a guest that stands there
+// to be asked for once more.
 void Receiver::watch_standby() {
   const Time now = Clock::now();
-  const bool waits = core_.state() == State::syncing || core_.state() == State::standby;
+  const bool waits = core_.state() == State::syncing || core_.state() == State::standby ||
+                     (core_.state() == State::frozen && core_.planned());
   if (!waits || now < next_look_) return;
   next_look_ = now + options_.heartbeat_interval;
   if (const Status dead = standby_->alive(); !dead.ok()) end(dead.with_context("the standby is lost"));
@@ -279,9 +280,7 @@ Status Receiver::on_input(const ckpt::FrameView& frame) {
   ckpt::Input input;
   REMUSD_TRY(ckpt::decode(frame.body, &input));
   if (!core_.planned()) return Status(Code::corrupt, "INPUT outside a switchover");
-  // Beyond the bound a frame is lost, as on any wire.
-  if (input_.size() < kMaxInputFrames)
-    input_.emplace_back(input.card, ckpt::Bytes(input.frame.begin(), input.frame.end()));
+  input_.take(input);
   return {};
 }
 
@@ -342,10 +341,16 @@ void Receiver::perform() {
         break;  // the store has it; apply_some() goes on with it between waits
       case ActionKind::ask_arbiter:
         ask_arbiter(action.number);
-        prepare_network();
+        promotion_.connect(*standby_, handshake_.vm());
         break;
       case ActionKind::fence_peer:
-        fence_peer();
+        requests_.fence(handshake_.peer());
+        break;
+      case ActionKind::load:
+        load();
+        break;
+      case ActionKind::tell_end:
+        tell_end(action.why);
         break;
       case ActionKind::promote:
         promote();
@@ -396,62 +401,35 @@ void Receiver::flush(Duration patience, bool until_closed) {
 
 void Receiver::ask_arbiter(uint64_t expected_generation) {
   fail_point("backup.before_ask");
-  if (arbiter_thread_.joinable()) arbiter_thread_.join();  // its answer has been served
   arbiter::Record desired;
   desired.generation = expected_generation + 1;
   desired.owner = options_.node;
   desired.boot_id = arbiter::this_boot_id();
   desired.epoch = core_.acked();
   desired.nonce = nonce_;
-  try {
-    arbiter_thread_ = std::thread([this, desired, vm = handshake_.vm()] {
-      begin_thread("arbiter");
-      const Time asked = Clock::now();
-      arbiter::Answer answer =
-          arbiter::acquire(arbiter_, vm, desired.generation - 1, desired, asked + options_.arbiter_timeout);
-      if (callbacks_.on_arbiter_request) callbacks_.on_arbiter_request(Clock::now() - asked);
-      mailbox_.answer(std::move(answer));
-    });
-  } catch (const std::system_error& error) {
-    mailbox_.answer({arbiter::Verdict::unknown, std::nullopt,
-                     Status(Code::exhausted, std::string("start the arbiter thread: ") + error.what())});
-  }
+  requests_.ask_arbiter(handshake_.vm(), desired);
 }
 
-void Receiver::fence_peer() {
-  if (fence_thread_.joinable()) fence_thread_.join();  // its answer has been served
-  try {
-    fence_thread_ = std::jthread([this, peer = handshake_.peer()](const std::stop_token& stop) {
-      begin_thread("fence");
-      mailbox_.fenced(options_.fence(peer, stop));
-    });
-  } catch (const std::system_error& error) {
-    mailbox_.fenced(Status(Code::exhausted, std::string("start the fence thread: ") + error.what()));
-  }
-}
-
-void Receiver::prepare_network() {
-  if (net_) return;
-  auto net = connect_network(standby_->nics(), options_.net, handshake_.vm());
-  if (net.ok()) net_ = *std::move(net);  // else it is tried again when the guest is promoted
+void Receiver::load() {
+  requests_.load([this] { return promotion_.load(*standby_, *store_, handshake_.vm()); });
 }
 
 void Receiver::promote() {
   fail_point("backup.won");
-  auto promotion = backup::promote(*standby_, *store_, std::move(net_), options_.net, handshake_.vm());
-  if (!promotion.ok()) return core_.promotion_done(promotion.status(), &actions_);
+  auto running = promotion_.run(*standby_, *store_, handshake_.vm());
+  if (!running.ok()) return core_.promotion_done(running.status(), &actions_);
   fail_point("backup.promoted");
   promote_seconds_ = to_seconds(Clock::now() - won_at_);
-  network_ = promotion->network;
-  promotion->net->announce();
-  const Status announced = promotion->guest->announce();  // best effort: ours above is enough
+  network_ = running->network;
+  running->net->announce();
+  const Status announced = running->guest->announce();  // best effort: ours above is enough
   (void)announced;
-  if (core_.planned()) take_over_input(*promotion->net);
+  if (core_.planned()) take_over_input(*running->net);
   store_.reset();
   standby_.reset();  // spent
   Promoted promoted;
-  promoted.guest = std::move(promotion->guest);
-  promoted.net = std::move(promotion->net);
+  promoted.guest = std::move(running->guest);
+  promoted.net = std::move(running->net);
   promoted.definition = handshake_.definition();
   promoted.generation = core_.generation() + 1;
   promoted.forced = core_.forced();
@@ -462,26 +440,23 @@ void Receiver::promote() {
 // The guest runs here; what came for it while it stood follows, until the primary has closed its gate.
 void Receiver::take_over_input(netbuf::NetBuffer& net) {
   send(ckpt::FrameType::goodbye, 0, ckpt::Refuse{Code::ok, "the guest runs on node " + options_.node});
-  const auto give = [&] {
-    for (const auto& [card, frame] : input_) (void)net.inject(card, frame);
-    input_.clear();
-  };
-  give();
+  input_.give(&net);
   const Time deadline = Clock::now() + kInputPatience;
   while (link_->open() && Clock::now() < deadline) {
     const Status status = link_->wait(deadline, [this](const ckpt::FrameView& frame) {
       return frame.type() == ckpt::FrameType::input ? on_input(frame) : Status();
     });
-    give();
+    input_.give(&net);
     if (!status.ok()) break;
   }
   link_->close(Status(Code::ok, "the guest was handed over"));
 }
 
 void Receiver::destroy_standby() {
+  requests_.wait_for_load();
   publish(/*tell=*/false);  // what the store counted stays in the snapshot
   store_.reset();
-  net_.reset();
+  promotion_.drop();
   if (!standby_) return;
   if (seeder_) seeder_->finish();
   seeder_.reset();

@@ -5,8 +5,8 @@
 // Link::wait(); the actions that follow from them are carried out after it, in order.
 //
 // The thread blocks in the link while that is open and in the mailbox afterwards. Two calls may hold it
-// longer: preparing the standby (before the detector starts) and the promotion. Applying goes on in slices
-// between waits, so that heartbeats leave on time.
+// longer: preparing the standby (before the detector starts) and the promotion (or, in a switchover, loading
+// and promotion). Applying goes on in slices between waits, so that heartbeats leave on time.
 #pragma once
 
 #include <deque>
@@ -14,13 +14,13 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
-#include <utility>
-#include <vector>
 
 #include "backup/core.h"
 #include "backup/handshake.h"
 #include "backup/mailbox.h"
+#include "backup/passed_input.h"
+#include "backup/promotion.h"
+#include "backup/requests.h"
 #include "backup/seed.h"
 #include "backup/session.h"
 #include "backup/store.h"
@@ -32,8 +32,6 @@ class Receiver {
  public:
   Receiver(std::unique_ptr<ckpt::Link> link, arbiter::Arbiter& arbiter, const Options& options,
            Callbacks callbacks);
-  /// Waits for a request to the arbiter that is still under way. REQUIRES: run() has returned.
-  ~Receiver();
 
   /// The thread's body; returns when the session is over.
   void run();
@@ -68,9 +66,9 @@ class Receiver {
   void perform();
   void send_ack(uint64_t epoch);
   void ask_arbiter(uint64_t expected_generation);
-  void fence_peer();
-  void prepare_network();
+  void load();
   void promote();
+  void tell_end(const Status& why);
   void take_over_input(netbuf::NetBuffer& net);
   void destroy_standby();
   template <typename Record>
@@ -90,11 +88,11 @@ class Receiver {
   Actions actions_;  // decided, not yet carried out
   Handshake handshake_;
   std::unique_ptr<guest::Standby> standby_;
-  std::unique_ptr<netbuf::NetBuffer> net_;               // connected and not plugged in, while deciding
-  std::optional<Store> store_;                           // over standby_->memory()
-  std::optional<Seeder> seeder_;                         // until everything is told; over the same memory
-  std::deque<uint64_t> digests_;                         // of epochs whose ack is not yet sent
-  std::vector<std::pair<uint16_t, ckpt::Bytes>> input_;  // card, frame; in a switchover, until the guest runs
+  Promotion promotion_;           // of standby_
+  std::optional<Store> store_;    // over standby_->memory()
+  std::optional<Seeder> seeder_;  // until everything is told; over the same memory
+  std::deque<uint64_t> digests_;  // of epochs whose ack is not yet sent
+  PassedInput input_;             // in a switchover
 
   const Time handshake_deadline_;
   const Time hello_deadline_;
@@ -107,10 +105,9 @@ class Receiver {
   double promote_seconds_ = 0;
   Status network_;  // of the promoted guest
 
-  std::thread arbiter_thread_;
   mutable std::mutex snapshot_mutex_;
   Snapshot snapshot_;
-  std::jthread fence_thread_;  // last: told to stop and waited for before the rest goes
+  Requests requests_;  // last: its threads use the rest
 };
 
 }  // namespace remusd::backup

@@ -16,13 +16,15 @@
 
 namespace remusd::backup {
 
-/// standby: at least one epoch is committed. deciding: the primary is lost, nothing is acknowledged any more,
-/// the arbiter is asked. fencing: the right to run is won, the primary's host is being switched off. The last
-/// three are final.
+/// standby: at least one epoch is committed. loading: the primary hands its guest over, which is made ready
+/// here. deciding: the primary is lost, or handed over, nothing is acknowledged any more, the arbiter is
+/// asked. fencing: the right to run is won, the primary's host is being switched off. The last three are
+/// final.
 enum class State {
   handshake,
   syncing,
   standby,
+  loading,
   deciding,
   frozen,
   fencing,

@@ -55,6 +55,7 @@ inline constexpr auto kFailPoints = std::to_array<std::string_view>({
     "backup.acked",            // ACK is queued, the epoch is not applied yet
     "backup.half_applied",     //
     "backup.applied",          //
+    "backup.load",             // a guest that stands on the primary is to be loaded; error: it cannot be
     "backup.before_ask",       //
     "backup.won",              // not promoted yet
     "backup.promoted",         //

@@ -106,6 +106,8 @@ std::string_view status_word(backup::State state) {
       return "syncing";
     case backup::State::standby:
       return "standby";
+    case backup::State::loading:
+      return "loading";
     case backup::State::deciding:
       return "deciding";
     case backup::State::frozen:

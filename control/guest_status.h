@@ -17,9 +17,9 @@
 namespace remusd::control {
 
 /// Every word that `state` may be.
-inline constexpr std::array<std::string_view, 14> kStates{
-    "stopped",   "running", "connecting", "syncing",   "protected",   "deciding", "frozen",
-    "handshake", "standby", "fencing",    "promoting", "unprotected", "fenced",   "failed"};
+inline constexpr std::array<std::string_view, 15> kStates{
+    "stopped", "running", "connecting", "syncing",   "protected",   "deciding", "frozen", "handshake",
+    "standby", "loading", "fencing",    "promoting", "unprotected", "fenced",   "failed"};
 
 struct Quantiles {
   double p50 = 0, p99 = 0, max = 0;

@@ -31,6 +31,12 @@ Result<Duration> Guest::plain_pause() {
   return Clock::now() - began;
 }
 
+Result<std::unique_ptr<Guest>> Standby::restore_and_run(std::span<const std::byte> base,
+                                                        std::span<const std::byte> device) {
+  REMUSD_TRY(load(base, device));
+  return run();
+}
+
 Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverOptions& options) {
   return is_sim(definition) ? sim::start(definition, options) : qemu::start(definition, options);
 }

@@ -5,6 +5,8 @@
 // A Guest is a virtual machine that runs here. A Standby is the same machine waiting on the backup; its
 // memory is the committed image itself, so that promotion moves no RAM. Restoring a Standby yields a Guest.
 //
+//   waiting --load()--> loaded --run()--> spent        waiting --restore_and_run()--> spent
+//
 // States of a Guest and what may be called:
 //
 //   running --pause()--> paused --resume()--> running --halt()--> standing --let_run()--> running
@@ -117,11 +119,17 @@ class Standby {
   /// Why it could not be promoted any more, such as that its process has ended. Cheap, never blocks.
   virtual Status alive() const { return {}; }
 
-  /// Promotion: loads `base` (from Guest::base_stream) and `device` (from Guest::save) over memory() and runs
-  /// it. On success the Standby is spent and its resources belong to the Guest. On failure it can only be
-  /// destroyed. Both spans are read during the call only.
+  // Promotion. On failure the Standby can only be destroyed.
+
+  /// Loads `base` (from Guest::base_stream) and `device` (from Guest::save) over memory(), and lets the guest
+  /// stand: whatever can be wrong with them is told here. Both spans are read during the call only; memory()
+  /// must not be written any more.
+  virtual Status load(std::span<const std::byte> base, std::span<const std::byte> device) = 0;
+  /// Lets run what was loaded. On success the Standby is spent and its resources belong to the Guest.
+  virtual Result<std::unique_ptr<Guest>> run() = 0;
+  /// Both, by the shortest way.
   virtual Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
-                                                         std::span<const std::byte> device) = 0;
+                                                         std::span<const std::byte> device);
   virtual Status destroy() = 0;
   /// As Guest's.
   virtual Residue take_memory() { return {}; }
@@ -147,7 +155,7 @@ Result<std::unique_ptr<Guest>> attach(const Definition& definition, const Driver
 /// options, and left running as process `pid`. It is ours again, as after start(). Changes nothing when it
 /// fails.
 Result<std::unique_ptr<Guest>> adopt(const Definition& definition, const DriverOptions& options, int pid);
-/// Makes a Standby that waits for restore_and_run(). Network cards are not connected to anything yet.
+/// Makes a Standby that waits for its promotion. Network cards are not connected to anything yet.
 Result<std::unique_ptr<Standby>> prepare(const Definition& definition, const DriverOptions& options);
 
 }  // namespace remusd::guest

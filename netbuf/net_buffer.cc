@@ -20,7 +20,7 @@ namespace {
 
 constexpr size_t kMaxNics = 8;
 constexpr size_t kMaxHolds = 4096;
-constexpr size_t kMaxInjectedFrames = 256;  // waiting for the net thread
+constexpr size_t kMaxInjectedFrames = 1024;  // waiting for the net thread
 constexpr int kAnnouncements = 5;
 constexpr Duration kAnnounceInterval = std::chrono::milliseconds(100);
 
@@ -108,14 +108,20 @@ class NetBuffer::Pump {
     return std::all_of(ports_.begin(), ports_.end(), [](const Port& port) { return port.input_read(); });
   }
   bool inject(size_t card, std::span<const std::byte> frame) {
-    if (card >= ports_.size()) return false;
-    {
+    bool taken = card < ports_.size();
+    if (taken) {
       const std::lock_guard lock(input_mutex_);
-      if (injected_.size() >= kMaxInjectedFrames) return false;
-      injected_.emplace_back(card, std::vector<std::byte>(frame.begin(), frame.end()));
+      taken = injected_.size() < kMaxInjectedFrames;
+      if (taken) injected_.emplace_back(card, std::vector<std::byte>(frame.begin(), frame.end()));
     }
+    if (!taken) ++not_injected_;
     wake();
-    return true;
+    return taken;
+  }
+  void count_dropped_input(uint64_t frames) {
+    if (frames == 0) return;
+    not_injected_ += frames;
+    wake();
   }
   void announce() {
     announcements_ = kAnnouncements;
@@ -232,6 +238,7 @@ class NetBuffer::Pump {
 
   void publish_stats() {
     NetStats stats;
+    stats.inbound_dropped = not_injected_;
     for (const Port& port : ports_) {
       const PortCounters& counters = port.counters();
       stats.held_bytes += port.queue().bytes();
@@ -263,6 +270,7 @@ class NetBuffer::Pump {
   std::mutex input_mutex_;
   TakeInput take_input_;                                             // under input_mutex_
   std::vector<std::pair<size_t, std::vector<std::byte>>> injected_;  // under input_mutex_: card, frame
+  std::atomic<uint64_t> not_injected_ = 0;                           // frames that no port was given
   std::mutex stats_mutex_;
   NetStats stats_;
   std::vector<double> holds_;
@@ -324,6 +332,9 @@ bool NetBuffer::input_drained() const {
 }
 bool NetBuffer::inject(size_t card, std::span<const std::byte> frame) {
   return pump_->inject(card, frame);
+}
+void NetBuffer::count_dropped_input(uint64_t frames) {
+  pump_->count_dropped_input(frames);
 }
 void NetBuffer::announce() {
   pump_->announce();

@@ -77,6 +77,8 @@ class NetBuffer {
   bool input_drained() const;
   /// Gives the guest a frame that came for it elsewhere. False when it is dropped: no such card, or no room.
   bool inject(size_t card, std::span<const std::byte> frame);
+  /// So many frames for the guest were dropped on their way to inject(); they count in inbound_dropped.
+  void count_dropped_input(uint64_t frames);
 
   /// From now on `waits` is called, on the net thread, once for each epoch for which output is held, as soon
   /// as there is some; null: no more. It must not block. When this returns an earlier one is not called any

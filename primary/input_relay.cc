@@ -21,17 +21,18 @@ bool InputRelay::take(size_t card, std::span<const std::byte> frame) {
 
 void InputRelay::forward(Sender* sender) {
   const std::lock_guard lock(mutex_);
-  while (!bodies_.empty() && sender->send(ckpt::FrameType::input, 0, bodies_.front()).ok())
-    bodies_.pop_front();
+  while (forwarded_ < bodies_.size() && sender->send(ckpt::FrameType::input, 0, bodies_[forwarded_]).ok())
+    ++forwarded_;
 }
 
 void InputRelay::give_back(netbuf::NetBuffer* net) {
   const std::lock_guard lock(mutex_);
   for (const ckpt::Bytes& body : bodies_) {
     ckpt::Input input;
-    if (ckpt::decode(body, &input).ok()) (void)net->inject(input.card, input.frame);
+    if (ckpt::decode(body, &input).ok()) (void)net->inject(input.card, input.frame);  // it counts drops
   }
   bodies_.clear();
+  forwarded_ = 0;
 }
 
 }  // namespace remusd::primary

@@ -261,10 +261,68 @@ TEST(BackupCore, ASwitchoverKeepsTheLinkUntilTheGuestRunsHereAndNeedsNoFencing) 
   Machine machine(/*fence=*/true);
   machine.ready().epochs(2);
   ASSERT_TRUE(machine.core.order_failover("the primary", true, &machine.actions).ok());
+  machine.core.loaded(Status(), &machine.actions);
   machine.answer(Verdict::won);
   EXPECT_FALSE(machine.has(ActionKind::close_link));
   EXPECT_FALSE(machine.has(ActionKind::fence_peer)) << "who hands over in order is alive and lets it stand";
   EXPECT_TRUE(machine.has(ActionKind::promote));
+}
+
+TEST(BackupCore, InASwitchoverItIsLoadedOnceAppliedAndBeforeTheRightToRunIsAskedFor) {
+  Machine machine;
+  machine.ready().epochs(2);
+  machine.core.epoch_staged(3, true, &machine.actions);
+  ASSERT_TRUE(machine.core.order_failover("the primary", true, &machine.actions).ok());
+  EXPECT_EQ(machine.core.state(), State::loading);
+  EXPECT_FALSE(machine.has(ActionKind::load)) << "epoch 3 is not applied";
+  machine.core.applied(3, &machine.actions);
+  EXPECT_EQ(machine.count(ActionKind::load), 1u);
+  machine.core.link_lost(Status(Code::unavailable, "cut"), &machine.actions);
+  machine.sleep(2 * kHeadStart);
+  EXPECT_FALSE(machine.has(ActionKind::ask_arbiter)) << "it is not known whether it can be run";
+  machine.core.loaded(Status(), &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::deciding);
+  EXPECT_EQ(machine.count(ActionKind::ask_arbiter), 1u);
+  EXPECT_FALSE(machine.has(ActionKind::promote)) << "loaded, it stands";
+  machine.answer(Verdict::unknown);
+  EXPECT_EQ(machine.core.state(), State::frozen);
+  EXPECT_FALSE(machine.has(ActionKind::promote));
+  machine.core.tick(machine.core.next_tick(), &machine.actions);
+  machine.answer(Verdict::lost, record(kGeneration + 1, "theirs"));
+  EXPECT_EQ(machine.core.state(), State::ended);
+  EXPECT_TRUE(machine.has(ActionKind::destroy_standby));
+  EXPECT_FALSE(machine.has(ActionKind::promote));
+}
+
+TEST(BackupCore, WhoCannotLoadAGuestThatStandsNeverAsksForItAndSaysSo) {
+  Machine machine;
+  machine.ready().epochs(2);
+  ASSERT_TRUE(machine.core.order_failover("the primary", true, &machine.actions).ok());
+  machine.core.loaded(Status(Code::io, "no such luck"), &machine.actions);
+  EXPECT_EQ(machine.core.state(), State::failed);
+  EXPECT_NE(machine.core.why().message().find("no such luck"), std::string::npos);
+  const auto of = [&](ActionKind kind) {
+    return std::find_if(machine.actions.begin(), machine.actions.end(),
+                        [&](const Action& action) { return action.kind == kind; });
+  };
+  ASSERT_TRUE(machine.has(ActionKind::tell_end));
+  EXPECT_EQ(of(ActionKind::tell_end)->why.code(), Code::io);
+  EXPECT_LT(of(ActionKind::tell_end), of(ActionKind::destroy_standby)) << "the guest stands until it is told";
+  EXPECT_LT(of(ActionKind::tell_end), of(ActionKind::close_link));
+  machine.sleep(milliseconds(500));
+  EXPECT_FALSE(machine.has(ActionKind::ask_arbiter));
+  EXPECT_FALSE(machine.has(ActionKind::promote));
+}
+
+TEST(BackupCore, AForceWhileItLoadsPromotesOnceItIsLoaded) {
+  Machine machine;
+  machine.ready().epochs(2);
+  ASSERT_TRUE(machine.core.order_failover("the primary", true, &machine.actions).ok());
+  EXPECT_TRUE(machine.core.force("an operator", &machine.actions).ok());
+  EXPECT_FALSE(machine.has(ActionKind::promote)) << "its hypervisor is busy";
+  machine.core.loaded(Status(), &machine.actions);
+  EXPECT_EQ(machine.count(ActionKind::promote), 1u);
+  EXPECT_FALSE(machine.has(ActionKind::ask_arbiter));
 }
 
 TEST(BackupCore, AsksForASwitchoverOnlyAsAWholeStandby) {
@@ -336,14 +394,14 @@ TEST(BackupCore, HoldsItsInvariantsUnderRandomEvents) {
     Machine machine;
     Core& core = machine.core;
     size_t seen = 0, asked = 0, answered = 0;
-    bool stopped = false, won = false, promoted = false;
+    bool stopped = false, won = false, promoted = false, loading = false, loaded = false, failed = false;
     uint64_t acked = 0;
     if (random() % 8 != 0) machine.ready();
     for (int step = 0; step < 60; ++step) {
       const bool was_final = core.final();
       const State was = core.state();
       machine.now += milliseconds(random() % 12);
-      switch (random() % 14) {
+      switch (random() % 15) {
         case 0:
           core.tick(machine.now, &machine.actions);
           break;
@@ -376,6 +434,14 @@ TEST(BackupCore, HoldsItsInvariantsUnderRandomEvents) {
           if (!core.final() && core.applied() < core.acked())
             core.applied(core.applied() + 1, &machine.actions);
           break;
+        case 10:
+          if (loading) {
+            loading = false;
+            loaded = random() % 4 != 0;
+            failed = !loaded;
+            core.loaded(loaded ? Status() : Status(Code::io, "test"), &machine.actions);
+          }
+          break;
         default:
           core.heard(machine.now);
           if (was != State::handshake) core.epoch_staged(core.acked() + 1, true, &machine.actions);
@@ -393,10 +459,19 @@ TEST(BackupCore, HoldsItsInvariantsUnderRandomEvents) {
             ASSERT_GE(core.acked(), 1u);
             ASSERT_EQ(action.number, kGeneration);
             ASSERT_EQ(asked++, answered) << "two questions at a time";
+            ASSERT_EQ(loaded, core.planned()) << "a guest that stands is asked for once it is loaded";
+            ASSERT_FALSE(failed);
+            break;
+          case ActionKind::load:
+            ASSERT_TRUE(core.planned() && core.acking_stopped());
+            ASSERT_FALSE(loading || loaded || failed || won);
+            ASSERT_EQ(core.applied(), core.acked());
+            loading = true;
             break;
           case ActionKind::promote:
             ASSERT_TRUE(won);
-            ASSERT_FALSE(promoted);
+            ASSERT_FALSE(promoted || loading || failed);
+            ASSERT_EQ(loaded, core.planned());
             ASSERT_EQ(core.applied(), core.acked());
             promoted = true;
             break;

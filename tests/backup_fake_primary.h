@@ -187,6 +187,7 @@ class FakePrimary {
     if (epoch == 1) send_blob(ckpt::FrameType::base, machine_.base());
     std::vector<std::byte> state;
     machine_.save(&state);
+    if (spoil_device) state.back() ^= std::byte{1};
     send_blob(ckpt::FrameType::device, state);
     commit_.device_bytes = state.size();
     commit_.frames = digest_.frames();
@@ -211,7 +212,8 @@ class FakePrimary {
   ckpt::Link& link() { return *link_; }
 
   bool heartbeats = true;
-  uint64_t epoch = 0;  // sent last
+  bool spoil_device = false;  // what is sent next is whole, but no guest can be made of it
+  uint64_t epoch = 0;         // sent last
   uint64_t acked = 0;
   std::map<ckpt::FrameType, int> received;
   ckpt::Refuse refuse;

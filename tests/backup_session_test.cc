@@ -255,6 +255,40 @@ TEST_F(BackupSession, FollowsAnOrderFromThePrimary) {
   expect_goes_on_from_last_epoch();
 }
 
+TEST_F(BackupSession, InASwitchoverTheLoadedGuestIsHeardOfOnlyOnceTheRightToRunIsWon) {
+  arbiter_.stay_unknown(true);
+  protect(5);
+  primary_->send(FrameType::order, ckpt::Order{ckpt::OrderKind::switchover});
+  ASSERT_TRUE(primary_->flush());
+  ASSERT_TRUE(reaches(State::loading));
+  ASSERT_TRUE(reaches(State::frozen));
+  EXPECT_FALSE(promoted_.has_value());
+  arbiter_.stay_unknown(false);
+  expect_goes_on_from_last_epoch();
+}
+
+TEST_F(BackupSession, ALoadedGuestThatLosesTheRightToRunIsDestroyed) {
+  arbiter_.script({Verdict::lost});
+  protect(5);
+  primary_->send(FrameType::order, ckpt::Order{ckpt::OrderKind::switchover});
+  ASSERT_TRUE(primary_->flush());
+  ASSERT_TRUE(reaches(State::ended));
+  EXPECT_TRUE(was(State::loading));
+  EXPECT_FALSE(promoted_.has_value());
+}
+
+TEST_F(BackupSession, AStateThatCannotBeLoadedIsToldInASwitchoverAndNobodyIsAsked) {
+  protect(5);
+  primary_->spoil_device = true;
+  ASSERT_TRUE(primary_->commit_epoch());
+  primary_->send(FrameType::order, ckpt::Order{ckpt::OrderKind::switchover});
+  ASSERT_TRUE(primary_->expect(FrameType::goodbye));
+  EXPECT_NE(primary_->refuse.code, Code::ok) << "the guest does not run here";
+  ASSERT_TRUE(reaches(State::failed));
+  EXPECT_EQ(arbiter_.asked(), 0);
+  EXPECT_FALSE(was(State::deciding));
+}
+
 TEST_F(BackupSession, GoodbyeEndsInOrder) {
   protect(3);
   primary_->send(FrameType::goodbye, ckpt::Refuse{Code::ok, "unprotect"});

@@ -289,6 +289,56 @@ TEST(QemuDriver, AStandbyTellsWhenItsProcessHasEnded) {
   EXPECT_EQ((*standby)->alive().code(), Code::unavailable);
 }
 
+TEST(QemuDriver, ALoadedStandbyStandsUntilItIsLetRunAndTheOldGuestMayRunOnInstead) {
+  World world;
+  auto guest = qemu::start(world.definition(), world.options("a"));
+  ASSERT_OK(guest);
+  ASSERT_TRUE(counts(**guest));
+  const auto base = (*guest)->base_stream();
+  ASSERT_OK(base);
+  for (const bool lost : {true, false}) {
+    auto standby = qemu::prepare(world.definition(), world.options("b"));
+    ASSERT_OK(standby);
+    ASSERT_OK((*guest)->start_tracking());
+    ASSERT_OK((*guest)->halt());
+    PageSet dirty;
+    ASSERT_OK((*guest)->collect_dirty(&dirty));
+    copy(dirty, (*guest)->memory(), (*standby)->memory());
+    const auto state = (*guest)->save();
+    ASSERT_OK(state);
+    const uint32_t committed = counter((*guest)->memory());
+    const Time begin = Clock::now();
+    ASSERT_OK((*standby)->load(*base, *state));
+    const Time loaded = Clock::now();
+    ASSERT_OK((*standby)->alive());
+    EXPECT_EQ(counter((*standby)->memory()), committed);
+    if (lost) {
+      ASSERT_OK((*standby)->destroy());
+      ASSERT_OK((*guest)->let_run());
+      ASSERT_TRUE(counts(**guest));
+      continue;
+    }
+    EXPECT_EQ(counter((*standby)->memory()), committed) << "it stands";
+    const Time asked = Clock::now();
+    auto running = (*standby)->run();
+    ASSERT_OK(running);
+    std::printf("[ INFO     ] loaded in %.2f ms, run in %.2f ms\n", to_ms(loaded - begin),
+                to_ms(Clock::now() - asked));
+    ASSERT_TRUE(counts(**running));
+    EXPECT_GT(counter((*running)->memory()), committed);
+    // What QEMU said while it loaded is not taken for the answer to anything later.
+    ASSERT_OK((*running)->start_tracking());
+    const auto next_base = (*running)->base_stream();
+    ASSERT_OK(next_base);
+    EXPECT_EQ(next_base->size(), base->size());
+    ASSERT_OK((*running)->pause());
+    ASSERT_OK((*running)->resume());
+    ASSERT_OK((*running)->save());
+    ASSERT_OK((*running)->destroy());
+  }
+  ASSERT_OK((*guest)->destroy());
+}
+
 TEST(QemuDriver, AStandbyThatIsFedNonsenseTellsQemusOwnWords) {
   World world;
   auto guest = qemu::start(world.definition(), world.options("a"));
@@ -306,6 +356,10 @@ TEST(QemuDriver, AStandbyThatIsFedNonsenseTellsQemusOwnWords) {
   const auto promoted = (*standby)->restore_and_run(*base, wrong);
   ASSERT_FALSE(promoted.ok());
   EXPECT_THAT(promoted.status().message(), ::testing::HasSubstr("load of migration failed"));
+  ASSERT_OK((*standby)->destroy());
+  standby = qemu::prepare(world.definition(), world.options("b"));
+  ASSERT_OK(standby);
+  EXPECT_THAT((*standby)->load(*base, wrong).message(), ::testing::HasSubstr("load of migration failed"));
   ASSERT_OK((*standby)->destroy());
   EXPECT_TRUE(counts(**guest));
   ASSERT_OK((*guest)->destroy());

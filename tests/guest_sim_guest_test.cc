@@ -269,6 +269,31 @@ TEST_F(SimGuestTest, SpentStandbyRefusesToRunTwice) {
   EXPECT_TRUE(standby->destroy().ok());
 }
 
+TEST_F(SimGuestTest, ALoadedStandbyStandsUntilItIsLetRunAndLeavesItsMemory) {
+  const auto guest = started();
+  const auto base = guest->base_stream();
+  ASSERT_TRUE(guest->start_tracking().ok());
+  for (const bool lost : {false, true}) {
+    const auto standby = prepared();
+    ASSERT_TRUE(guest->start_tracking().ok());
+    const auto device = checkpoint(guest.get(), standby.get());
+    EXPECT_EQ(standby->run().status().code(), Code::unavailable) << "not loaded yet";
+    ASSERT_TRUE(standby->load(*base, device).ok());
+    EXPECT_EQ(standby->load(*base, device).code(), Code::unavailable);
+    if (lost) {
+      EXPECT_TRUE(standby->destroy().ok());
+      EXPECT_EQ(standby->run().status().code(), Code::unavailable);
+      EXPECT_EQ(standby->take_memory().memory().size(), 4u << 20);
+      continue;
+    }
+    const auto running = standby->run();
+    ASSERT_TRUE(running.ok()) << running.status().message();
+    Peer client((*running)->nics()[0].socket_path);
+    ASSERT_TRUE(client.request(1000));
+    EXPECT_TRUE(client.reply_to(1000));
+  }
+}
+
 TEST_F(SimGuestTest, StandbyWithoutTheBaseIsNotRun) {
   const auto guest = started();
   const auto standby = prepared();

@@ -155,6 +155,15 @@ TEST_F(NetBufferTest, InboundGoesStraightOnWhileOutputIsHeld) {
   EXPECT_TRUE(readable(guest_.get(), kDeadlineMs));
 }
 
+TEST_F(NetBufferTest, WhatCannotBeInjectedIsCounted) {
+  start(false);
+  EXPECT_FALSE(net_->inject(7, std::vector<std::byte>(60))) << "no such card";
+  net_->count_dropped_input(3);
+  EXPECT_TRUE(eventually([](const NetStats& stats) { return stats.inbound_dropped == 4; }));
+  EXPECT_TRUE(net_->inject(0, {}));  // taken, and found to be no frame by the net thread
+  EXPECT_TRUE(eventually([](const NetStats& stats) { return stats.inbound_dropped == 5; }));
+}
+
 TEST_F(NetBufferTest, WinningTheRightToRunAloneLetsEverythingOut) {
   start(false);
   net_->hold(1);

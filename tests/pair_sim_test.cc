@@ -430,6 +430,26 @@ TEST_P(PairSim, ASwitchoverThatTheBackupCannotFollowGivesTheGuestBack) {
   EXPECT_TRUE(backup_becomes(backup::State::ended));
 }
 
+TEST_P(PairSim, ASwitchoverToAHostThatCannotRunTheGuestLosesNothingAndLetsItRunOn) {
+  definition_.nics[0].bridge = "no-such-bridge";  // which only the replica would be plugged into here
+  ASSERT_NO_FATAL_FAILURE(protect());
+  ASSERT_NO_FATAL_FAILURE(talk(20));
+  const uint64_t first = id_ + 1;
+  protection_->order_switchover();
+  ASSERT_TRUE(eventually([&] {
+    client_->ask(++id_);
+    return protection_->snapshot().state == primary::State::unprotected;
+  }));
+  const std::string why = protection_->snapshot().end.message();
+  EXPECT_NE(why.find("no-such-bridge"), std::string::npos) << why;
+  ASSERT_TRUE(backup_becomes(backup::State::failed));
+  EXPECT_EQ((*arbiter_->read(definition_.name, Time::max()))->owner, "a");
+  for (uint64_t id = first; id <= id_; ++id)
+    ASSERT_TRUE(eventually([&] { return client_->answered(id); })) << "also what came while it stood";
+  EXPECT_EQ(client_->rolled_back, 0u);
+  EXPECT_EQ(client_->from_replica, 0u);
+}
+
 TEST_P(PairSim, AForcedFailoverNeedsNoArbiter) {
   ASSERT_NO_FATAL_FAILURE(protect());
   ASSERT_NO_FATAL_FAILURE(talk(20));

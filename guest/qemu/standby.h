@@ -22,13 +22,18 @@ class QemuStandby : public Standby {
   std::span<std::byte> memory() override;
   int pid() const override;
   Status alive() const override;
+  Status load(std::span<const std::byte> base, std::span<const std::byte> device) override;
+  Result<std::unique_ptr<Guest>> run() override;
   Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
                                                  std::span<const std::byte> device) override;
   Status destroy() override;
   Residue take_memory() override;
 
  private:
-  Status load(int stream);
+  /// Composes the stream and has QEMU read it. Returns when `event` came.
+  Status feed(std::span<const std::byte> base, std::span<const std::byte> device, const char* event);
+  Status await_loaded();
+  Status check_stands();
 
   std::unique_ptr<Machine> machine_;  // null once spent
 };

@@ -70,20 +70,29 @@ class SimStandby : public Standby {
   std::span<std::byte> memory() override { return image_; }
   int pid() const override { return 0; }
 
-  Result<std::unique_ptr<Guest>> restore_and_run(std::span<const std::byte> base,
-                                                 std::span<const std::byte> device) override {
+  Status load(std::span<const std::byte> base, std::span<const std::byte> device) override {
     if (!memory_ || destroyed_)
-      return Status(Code::unavailable, "simulated standby: it is spent or has been destroyed");
+      return Status(Code::unavailable, "simulated standby: it is loaded, spent or destroyed");
     SimMemory memory = *std::move(memory_);
     memory_.reset();
-    image_ = {};
     auto machine = SimMachine::restore(config_, std::move(memory), base, device);
     if (!machine.ok()) {
+      image_ = {};
       cards_.cards.clear();
       return machine.status();
     }
+    machine_ = *std::move(machine);  // which moves only when it is told to
+    return {};
+  }
+
+  Result<std::unique_ptr<Guest>> run() override {
+    if (!machine_ || destroyed_)
+      return Status(Code::unavailable, "simulated standby: it is not loaded, or has been destroyed");
+    image_ = {};
+    SimMachine machine = *std::move(machine_);
+    machine_.reset();
     return std::unique_ptr<Guest>(
-        std::make_unique<SimGuest>(facts_, cards_.endpoints, *std::move(machine), std::move(cards_.cards)));
+        std::make_unique<SimGuest>(facts_, cards_.endpoints, std::move(machine), std::move(cards_.cards)));
   }
 
   Status destroy() override {
@@ -95,16 +104,19 @@ class SimStandby : public Standby {
 
   Residue take_memory() override {
     REMUSD_ASSERT(destroyed_, "only what nobody uses any more is taken");
-    if (!memory_) return {};
-    Residue left = (*std::move(memory_)).leave();
+    Residue left;
+    if (memory_) left = (*std::move(memory_)).leave();
+    if (machine_) left = machine_->leave_memory();
     memory_.reset();
+    machine_.reset();
     return left;
   }
 
  private:
   Facts facts_;
   SimConfig config_;
-  std::optional<SimMemory> memory_;
+  std::optional<SimMemory> memory_;    // until it is loaded
+  std::optional<SimMachine> machine_;  // from then on
   std::span<std::byte> image_;
   Cards cards_;
   bool destroyed_ = false;

@@ -6,7 +6,7 @@ import signal
 import time
 
 from catalogue import scenario
-from hosts import EITHER
+from hosts import EITHER, in_background
 from scene import LOST_S, Expect, Talker
 from world import WorldError, wait_until
 
@@ -61,6 +61,25 @@ def qmp_silent_for_too_long(scene):
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
     return begin, time.monotonic(), Expect(*EITHER)
+
+
+@scenario(36)
+def switchover_to_a_standby_that_hangs(scene):
+    """The guest stands, and the QEMU that it is handed over to does not answer: it runs on where it is."""
+    scene.moment()
+    pids = scene.guests(scene.backup)
+    begin = time.monotonic()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        order = in_background(scene.primary, "switchover", "vm1")
+        wait_until("the guest to run on",
+                   lambda: scene.status(scene.primary).get("state") == "unprotected", 15)
+        order.communicate(timeout=30)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    return begin, time.monotonic(), Expect("primary", turns=1)
 
 
 @scenario(30)

@@ -39,6 +39,10 @@ def when_ordered(scene):
     scene.later.append(in_background(scene.backup, "failover", "vm1"))
 
 
+def when_handed_over(scene):
+    scene.later.append(in_background(scene.primary, "switchover", "vm1"))
+
+
 # Point -> (side, faults, the way there, who may be heard when the process dies there).
 WAYS = {
     **{f"primary.{step}": ("primary", (1,), in_epochs, ("backup",))
@@ -56,6 +60,7 @@ WAYS = {
     "backup.ready": ("backup", (3,), in_a_new_session, ("primary",)),
     **{f"backup.{step}": ("backup", (3,), in_epochs, ("primary",))
        for step in ("pages", "commit", "staged", "acked", "half_applied", "applied")},
+    "backup.load": ("backup", (3, 31), when_handed_over, ("primary",)),
     "backup.before_ask": ("backup", (3,), when_ordered, ("primary",)),
     "backup.won": ("backup", (3,), when_ordered, (NOBODY,)),
     "backup.promoted": ("backup", (3,), when_ordered, (NOBODY,)),
@@ -165,6 +170,17 @@ def epoch_refused(scene):
     return begin, time.monotonic(), Expect(*EITHER)
 
 
+def load_fails(scene):
+    """The guest stands, and the backup cannot make it run: it runs on where it is, and somebody says why."""
+    scene.moment(0.1, 0.5)
+    begin = time.monotonic()
+    scene.points[scene.backup].arm("backup.load", "error")
+    order = in_background(scene.chance.choice((scene.primary, scene.backup)), "switchover", "vm1")
+    ends(scene)
+    order.communicate(timeout=90)
+    return begin, time.monotonic(), Expect("primary", turns=1)
+
+
 def add_scenarios(program):
     """Returns the points of this daemon that no scenario leads to."""
     def add(numbers, name, act):
@@ -183,4 +199,5 @@ def add_scenarios(program):
         add((22,), f"failover_with_lost_{what}", answer_lost(point, when_ordered))
     add((4, 5), "epoch_refused", epoch_refused)
     add((36,), "scan_fails", scan_fails)
+    add((31,), "load_fails", load_fails)
     return [name for name in found if name not in WAYS]

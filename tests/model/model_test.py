@@ -49,7 +49,8 @@ class Model(unittest.TestCase):
 
     def test_planted_defects_are_found(self):
         for plant, liveness in (("SKIP_ARBITER", False), ("TWO_UNPLUGS", False), ("TRUST_UNKNOWN", False),
-                                ("ACK_AFTER_LATCH", False), ("APPLY_HALF", False), ("FORGET_NONCE", True)):
+                                ("ACK_AFTER_LATCH", False), ("APPLY_HALF", False), ("FORGET_NONCE", True),
+                                ("ASK_UNLOADED", True)):
             with self.subTest(plant=plant):
                 errors, _, out = self.search(f"PLANT_{plant}", liveness=liveness)
                 self.assertGreater(errors, 0, out)

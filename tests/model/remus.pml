@@ -13,6 +13,8 @@
  *   BS_DECIDING     the latch backup::Core::acking_stopped(): from here on nothing is staged or acknowledged
  *   nonce           arbiter::Record::nonce; names a request in all its attempts
  *   give_up         arbiter::acquire() answers unknown: frozen, ask again with the same nonce
+ *   ordered         ORDER for a switchover: the guest stands, and the primary asks for it only when it likes
+ *   BS_LOADING      all that can fail of a promotion is done before the right to run is asked for
  *   PS_ALONE        pass_output: heard without the other;  BS_RUNS  promoted
  *   PS_STARTING     GuestHost::start() after a restart: reads the record before it touches anything
  *
@@ -24,7 +26,7 @@
 #define IN_FLIGHT 2 /* kMaxInFlight, smaller */
 
 mtype = { PS_PROTECTING, PS_DECIDING, PS_ALONE, PS_FENCED, PS_DOWN, PS_STARTING, PS_OFF };
-mtype = { BS_STANDBY, BS_DECIDING, BS_PROMOTING, BS_RUNS, BS_ENDED, BS_DOWN, BS_STARTING, BS_OFF };
+mtype = { BS_STANDBY, BS_LOADING, BS_DECIDING, BS_PROMOTING, BS_RUNS, BS_ENDED, BS_DOWN, BS_STARTING, BS_OFF };
 
 /* Nonces, and with them the owner. */
 #define SESSION 1   /* the record that the session began with: the primary's */
@@ -47,7 +49,7 @@ byte nonce = SESSION;
 chan commits = [IN_FLIGHT] of { byte };
 chan acks = [IN_FLIGHT] of { byte };
 bool cut_pb, cut_bp;
-bool goodbye;
+bool goodbye, ordered;
 
 /* Requests wait at the arbiter, also those that their sender has given up; each side has one that it waits for. */
 chan asks_p = [2] of { byte, byte }; /* expected generation, nonce */
@@ -68,7 +70,7 @@ inline p_leaves() {
 
 inline b_leaves() {
   do :: len(commits) > 0 -> commits?e :: else -> break od;
-  cut_pb = true; b_acked = 0; e = 0; goodbye = false
+  cut_pb = true; b_acked = 0; e = 0; goodbye = false; ordered = false
 }
 
 inline p_heard_alone() {
@@ -96,6 +98,8 @@ active proctype primary() {
   :: atomic { pS == PS_PROTECTING && released < acked ->
        released = acked; assert(released <= staged) }
   :: atomic { pS == PS_PROTECTING -> pS = PS_DECIDING; p_leaves() }
+  :: atomic { pS == PS_PROTECTING && sent > 0 && acked == sent && !cut_pb && bS == BS_STANDBY ->
+       ordered = true; pS = PS_DECIDING; p_leaves() }
   /* Before a COMMIT was sent nobody else can have the guest. */
   :: atomic { pS == PS_DECIDING && sent == 0 && !asking -> p_heard_alone() }
 #ifdef PLANT_TWO_UNPLUGS
@@ -143,6 +147,9 @@ active proctype primary() {
 active proctype backup() {
   byte e, n, g, a, expected;
   bool ok, asking, crashed;
+#ifdef PLANT_ASK_UNLOADED
+  bool planned;
+#endif
   do
   :: atomic { bS == BS_STANDBY && nempty(commits) ->
        commits?e; assert(e == staged + 1);
@@ -153,7 +160,15 @@ active proctype backup() {
 #ifdef PLANT_ACK_AFTER_LATCH
   :: atomic { bS == BS_DECIDING && sent > staged && nfull(acks) && !cut_bp -> acks!sent }
 #endif
-  :: atomic { (bS == BS_STANDBY || bS == BS_PROMOTING) && applied < staged -> applied++ }
+  :: atomic { (bS == BS_STANDBY || bS == BS_LOADING || bS == BS_PROMOTING) && applied < staged -> applied++ }
+  :: atomic { bS == BS_STANDBY && ordered -> b_leaves();
+#ifdef PLANT_ASK_UNLOADED
+       planned = true; bS = BS_DECIDING }
+  :: atomic { bS == BS_PROMOTING && planned -> bS = BS_ENDED }
+#else
+       bS = BS_LOADING }
+  :: atomic { bS == BS_LOADING && applied == staged -> if :: bS = BS_DECIDING :: bS = BS_ENDED fi }
+#endif
   :: atomic { bS == BS_STANDBY && goodbye -> bS = BS_ENDED; b_leaves() }
   :: atomic { bS == BS_STANDBY ->
        if :: staged == 0 -> bS = BS_ENDED :: else -> bS = BS_DECIDING fi;
@@ -240,7 +255,7 @@ end_idle:
 active proctype link() {
   byte e;
   do
-  :: atomic { !cut_pb -> cut_pb = true; goodbye = false;
+  :: atomic { !cut_pb -> cut_pb = true; goodbye = false; ordered = false;
        if :: true :: do :: len(commits) > 0 -> commits?e :: else -> break od; e = 0 fi }
   :: atomic { !cut_bp -> cut_bp = true;
        if :: true :: do :: len(acks) > 0 -> acks?e :: else -> break od; e = 0 fi }

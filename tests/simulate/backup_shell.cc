@@ -397,11 +397,18 @@ bool BackupShell::perform() {
         break;
       case ActionKind::fence_peer:
         break;  // not configured here
+      case ActionKind::load:
+        block(world_.random().between(milliseconds(1), milliseconds(9)), [this] { load(); });
+        break;
+      case ActionKind::tell_end:
+        send(FrameType::goodbye, 0, ckpt::Refuse{action.why.code(), "cannot"});
+        break;
       case ActionKind::promote:
-        block(world_.random().between(milliseconds(1), milliseconds(9)), [this] { promote(); });
+        block(world_.random().between(milliseconds(1), milliseconds(loaded_ ? 1 : 9)), [this] { promote(); });
         break;
       case ActionKind::destroy_standby:
         store_.reset();
+        loaded_.reset();
         break;
       case ActionKind::close_link:
         site_.network.close(connection_, host_);
@@ -446,17 +453,38 @@ void BackupShell::ask_arbiter(uint64_t expected_generation) {
   });
 }
 
-void BackupShell::promote() {
-  if (core_.final()) return;
+std::optional<Guest> BackupShell::restore() {
   if (world_.plant(Plant::ack_before_staged)) store_->finish();
   node_.disk().barrier();
   site_.checkers.image(session_, store_->applied(), memory_, store_->device(), node_.disk().blocks());
-  auto guest = Guest::restore(world_, host_, memory_, store_->device());
+  if (!node_.loads_fail()) return Guest::restore(world_, host_, memory_, store_->device());
+  ++world_.stats().loads_failed;
+  world_.note(host_, "could not load the guest");
+  site_.checkers.load_failed(nonce_, core_.planned());
+  return std::nullopt;
+}
+
+/// The guest stands on the primary, and here then.
+void BackupShell::load() {
+  if (core_.final()) return;
+  loaded_ = restore();
+  const bool good = loaded_ || world_.plant(Plant::ask_unloaded);
+  core_.loaded(good ? Status() : Status(Code::io, "no guest"), &actions_);
+  if (loaded_ && world_.plant(Plant::run_when_loaded)) {
+    site_.checkers.promoted(session_, host_, core_.applied(), nonce_, *loaded_,
+                            site_.nodes[other(host_)]->passes());
+  }
+}
+
+void BackupShell::promote() {
+  if (core_.final()) return;
+  auto guest = core_.planned() ? std::exchange(loaded_, std::nullopt) : restore();
   if (!guest) return core_.promotion_done(Status(Code::corrupt, "no guest"), &actions_);
   site_.checkers.promoted(session_, host_, core_.applied(), nonce_, *guest,
                           site_.nodes[other(host_)]->passes());
   world_.note(host_, "PROMOTED from epoch", core_.applied());
   ++world_.stats().failovers;
+  if (core_.planned()) ++world_.stats().switchovers;
   node_.adopt(*std::move(guest));
   if (core_.planned()) send(FrameType::goodbye, 0, ckpt::Refuse{Code::ok, "it runs here"});
   core_.promotion_done({}, &actions_);

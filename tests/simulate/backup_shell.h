@@ -48,6 +48,8 @@ class BackupShell {
   bool perform();
   void send_ack(uint64_t epoch, uint64_t digest);
   void ask_arbiter(uint64_t expected_generation);
+  void load();
+  std::optional<Guest> restore();
   void promote();
   void end_session();
 
@@ -87,8 +89,9 @@ class BackupShell {
   std::deque<std::pair<uint64_t, std::vector<DiskWrite>>> disk_writes_;  // staged, by epoch
   ckpt::BlobAssembler device_;
   std::deque<uint64_t> digests_;
-  uint64_t image_checked_ = 0;  // newest epoch that the checkers have seen
-  ckpt::EpochDigest received_;  // what came, for a plant that believes it
+  std::optional<Guest> loaded_;  // and stands
+  uint64_t image_checked_ = 0;   // newest epoch that the checkers have seen
+  ckpt::EpochDigest received_;   // what came, for a plant that believes it
 
   size_t unread_bytes_ = 0;  // of a frame that has not come whole
   std::optional<arbiter::Answer> mail_answer_;

@@ -39,6 +39,17 @@ void Checkers::sealed(uint64_t session, std::span<const std::byte> memory, std::
 void Checkers::record_installed(const arbiter::Record& record, bool asker_lives) {
   record_ = record;
   owner_died_ = !asker_lives;
+  if (std::find(unloaded_.begin(), unloaded_.end(), record.nonce) != unloaded_.end()) {
+    world_.violation("loss: host " + record.owner + " takes a guest that it could not load");
+  }
+}
+
+void Checkers::load_failed(const std::string& nonce, bool planned) {
+  if (!planned) return excuse_loss();
+  unloaded_.push_back(nonce);
+  if (record_.nonce == nonce) {
+    world_.violation("loss: host " + record_.owner + " has taken a guest that it cannot load");
+  }
 }
 
 void Checkers::applies_disk(HostId host, uint64_t epoch, const std::vector<DiskWrite>& writes) {

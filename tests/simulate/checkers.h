@@ -11,7 +11,8 @@
 //   client    answers continue one history: no answer is heard twice with different content, and a promoted
 //             guest remembers all that was heard
 //   disk      after a crash no write is there without those that a flush had put before it
-//   loss      a guest is lost only with a host that had the right to run it
+//   loss      a guest is lost only with a host that had the right to run it, and nobody wins the right to run
+//             a guest that stands elsewhere and could not be loaded
 //   liveness  (cluster.h) protected again, and answering, within a bound after the faults
 #pragma once
 
@@ -39,6 +40,9 @@ class Checkers {
   void record_installed(const arbiter::Record& record, bool asker_lives);
   /// `disk`: what is left on it; null when the power stayed on.
   void host_crashed(HostId host, const Disk* disk);
+  /// The session whose requests have that nonce could not load its guest, which stands on its primary when
+  /// that was `planned`. Else nobody has it any more who is not lost.
+  void load_failed(const std::string& nonce, bool planned);
   /// The guest ended by itself, or an operator ended what was left of it.
   void excuse_loss() { loss_excused_ = true; }
   void guest_started() { loss_excused_ = false; }
@@ -83,6 +87,7 @@ class Checkers {
   World& world_;
   arbiter::Record record_;
   bool owner_died_ = false, loss_excused_ = false;
+  std::vector<std::string> unloaded_;  // nonces of sessions that could not load a guest that stands
   std::vector<Session> sessions_;
   std::vector<std::vector<uint64_t>> heard_;  // by life, then by number - 1: content; 0: not heard
   std::array<std::vector<DiskEntry>, kHosts> disks_;

@@ -48,7 +48,7 @@ void Cluster::plan() {
         Fault::freeze, Fault::clock_jump, Fault::arbiter_outage, Fault::arbiter_cut, Fault::order}) {
     if (random.chance(45)) faults_.push_back(fault);
   }
-  for (const Fault fault : {Fault::guest_fails, Fault::replica_dropped}) {
+  for (const Fault fault : {Fault::guest_fails, Fault::replica_dropped, Fault::load_fails}) {
     if (random.chance(10)) faults_.push_back(fault);
   }
   hasty_ = random.chance(20);
@@ -145,6 +145,15 @@ void Cluster::inject(Fault fault) {
       return node.fail_guest(random.chance(50));
     case Fault::replica_dropped:
       return node.drop_replica();
+    case Fault::load_fails:
+      world_.note(host, "cannot load a guest");
+      node.fail_loads(true);
+      world_.after(random.between(milliseconds(10), milliseconds(200)), [this, host] {
+        world_.note(host, "can load a guest again");
+        node_of(host).fail_loads(false);
+      });
+      if (random.chance(70)) node.switchover();
+      return;
     case Fault::order:
       if (random.chance(40)) {
         world_.note(host, "is ordered to unprotect");
@@ -167,6 +176,7 @@ void Cluster::end_faults() {
   for (const HostId host : {kA, kB}) {
     network_.cut(host, false);
     node_of(host).crash_after(0);
+    node_of(host).fail_loads(false);
   }
   must_answer_ = request_ + 1;
 }

@@ -39,6 +39,7 @@ class Cluster {
     arbiter_cut,
     guest_fails,
     replica_dropped,
+    load_fails,
     order,
   };
 

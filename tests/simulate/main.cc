@@ -113,6 +113,8 @@ void add(const Stats& one, Stats* all) {
   all->passes += one.passes;
   all->fences += one.fences;
   all->guests_lost += one.guests_lost;
+  all->switchovers += one.switchovers;
+  all->loads_failed += one.loads_failed;
   all->corruptions += one.corruptions;
   all->resets += one.resets;
   all->ambiguous += one.ambiguous;
@@ -157,12 +159,13 @@ int run(const Options& options) {
   if (options.json) {
     std::printf("{\"seeds\":%" PRIu64 ",\"violations\":%d,\"failovers\":%" PRIu64 ",\"partitions\":%" PRIu64
                 ",\"crashes\":%" PRIu64 ",\"epochs\":%" PRIu64 ",\"freezes\":%" PRIu64 ",\"passes\":%" PRIu64
-                ",\"fences\":%" PRIu64 ",\"guests_lost\":%" PRIu64 ",\"corruptions\":%" PRIu64
-                ",\"resets\":%" PRIu64 ",\"ambiguous\":%" PRIu64 ",\"requests\":%" PRIu64
-                ",\"events\":%" PRIu64 ",\"digest\":\"%016" PRIx64 "\"}\n",
+                ",\"fences\":%" PRIu64 ",\"guests_lost\":%" PRIu64 ",\"switchovers\":%" PRIu64
+                ",\"loads_failed\":%" PRIu64 ",\"corruptions\":%" PRIu64 ",\"resets\":%" PRIu64
+                ",\"ambiguous\":%" PRIu64 ",\"requests\":%" PRIu64 ",\"events\":%" PRIu64
+                ",\"digest\":\"%016" PRIx64 "\"}\n",
                 done, why.empty() ? 0 : 1, all.failovers, all.partitions, all.crashes, all.epochs,
-                all.freezes, all.passes, all.fences, all.guests_lost, all.corruptions, all.resets,
-                all.ambiguous, all.requests, all.events, digest);
+                all.freezes, all.passes, all.fences, all.guests_lost, all.switchovers, all.loads_failed,
+                all.corruptions, all.resets, all.ambiguous, all.requests, all.events, digest);
   } else if (why.empty()) {
     std::printf("%" PRIu64 " seeds, no violation: %" PRIu64 " epochs, %" PRIu64 " failovers, %" PRIu64
                 " crashes, %" PRIu64 " partitions\n",

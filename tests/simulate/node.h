@@ -59,6 +59,8 @@ class Node {
   void drop_replica();
   /// `gone`: the hypervisor died; else it failed at one thing and the guest goes on.
   void fail_guest(bool gone);
+  /// From now on no standby can be loaded here, until it is over.
+  void fail_loads(bool fail) { loads_fail_ = fail; }
 
   /// A request of the client's reached this host's wire.
   void receive(uint64_t request);
@@ -84,6 +86,7 @@ class Node {
 
   // By the shells.
   bool admits() const { return !guest_ && !busy_; }
+  bool loads_fail() const { return loads_fail_; }
   void protection_ended(bool guest_gone);
   void session_ended();
   void adopt(Guest guest);
@@ -100,6 +103,7 @@ class Node {
   Gate* gate_ = nullptr;
   PrimaryShell* primary_ = nullptr;
   BackupShell* backup_ = nullptr;
+  bool loads_fail_ = false;
   bool busy_ = false;  // an order is being carried out
   uint32_t steps_left_ = 0;
   uint64_t nonces_ = 0;

@@ -24,6 +24,8 @@ constexpr PlantName kNames[] = {
     {Plant::forget_nonce, "forget_nonce"},
     {Plant::lose_release, "lose_release"},
     {Plant::deaf_detector, "deaf_detector"},
+    {Plant::ask_unloaded, "ask_unloaded"},
+    {Plant::run_when_loaded, "run_when_loaded"},
 };
 
 }  // namespace

@@ -29,6 +29,8 @@ enum class Plant {
   forget_nonce,              // our own earlier request is taken for another's
   lose_release,              // acknowledgements are not told to the gate
   deaf_detector,             // the backup does not look for silence
+  ask_unloaded,              // a guest that stands is asked for although it could not be loaded
+  run_when_loaded,           // a guest that stands runs on the backup once it is loaded
 };
 
 struct PlantName {

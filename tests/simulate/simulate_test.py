@@ -37,6 +37,8 @@ class Program(unittest.TestCase):
         for count in ("failovers", "passes", "fences", "crashes", "partitions", "freezes", "ambiguous"):
             self.assertGreater(told[count], 400 // 10, count)
         self.assertGreater(told["corruptions"], 0)
+        self.assertGreater(told["switchovers"], 0)
+        self.assertGreater(told["loads_failed"], 0)
 
     def test_violation_tells_its_seed_and_the_way_there(self):
         done = run("--seeds", "5000", "--plant", "skip_arbiter", "--json")

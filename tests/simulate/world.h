@@ -55,6 +55,7 @@ struct Stats {
   uint64_t passes = 0;       // a primary won the right to run alone
   uint64_t fences = 0;       // a primary lost it
   uint64_t guests_lost = 0;  // with both their hosts, or with the one that ran alone
+  uint64_t switchovers = 0, loads_failed = 0;
   uint64_t corruptions = 0, resets = 0, ambiguous = 0, events = 0, requests = 0;
 };
 
