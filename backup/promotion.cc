@@ -38,20 +38,20 @@ Status plug(const std::vector<guest::NicEndpoint>& endpoints) {
 
 Result<std::unique_ptr<netbuf::NetBuffer>> make_gate(const guest::Standby& standby,
                                                      const netbuf::NetOptions& options,
-                                                     const std::string& vm) {
+                                                     const std::string& vm, bool holding) {
   std::vector<netbuf::Nic> nics;
   for (const guest::NicEndpoint& endpoint : standby.nics()) {
     REMUSD_ASSIGN(ScopedFd tap, netbuf::open_tap(endpoint.tap, /*bridge=*/""));
     nics.push_back({endpoint.id, endpoint.mac, endpoint.socket_path, std::move(tap)});
   }
-  return netbuf::NetBuffer::start(std::move(nics), options, vm, /*holding=*/false);
+  return netbuf::NetBuffer::start(std::move(nics), options, vm, holding);
 }
 
 }  // namespace
 
 void Promotion::connect(guest::Standby& standby, const std::string& vm) {
   if (net_) return;
-  auto net = make_gate(standby, options_, vm);
+  auto net = make_gate(standby, options_, vm, /*holding=*/false);
   if (net.ok()) net_ = *std::move(net);
 }
 
@@ -59,11 +59,12 @@ Status Promotion::load(guest::Standby& standby, const Store& store, const std::s
   REMUSD_ASSERT(!store.pending() && store.applied() >= 1, "only a whole epoch is loaded");
   REMUSD_TRY(fail_point_error("backup.load"));
   if (!net_) {
-    REMUSD_ASSIGN(net_, make_gate(standby, options_, vm));
+    // QEMU announces a guest as soon as it is loaded. That must not be heard before it may run.
+    REMUSD_ASSIGN(net_, make_gate(standby, options_, vm, /*holding=*/true));
   }
   REMUSD_TRY(standby.load(store.base(), store.device()));
   loaded_ = true;
-  // Once it is known to stand: until it is let run nothing of it is heard.
+  // Only once it is known to stand.
   return plug(standby.nics());
 }
 
@@ -73,11 +74,12 @@ Result<Promotion::Running> Promotion::run(guest::Standby& standby, const Store& 
   Running running;
   if (loaded_) {
     REMUSD_ASSIGN(running.guest, standby.run());
+    net_->pass();
     running.net = std::move(net_);
     return running;
   }
   if (!net_) {
-    auto gate = make_gate(standby, options_, vm);
+    auto gate = make_gate(standby, options_, vm, /*holding=*/false);
     running.network = gate.status();
     if (!gate.ok()) gate = netbuf::NetBuffer::start({}, options_, vm, /*holding=*/false);
     REMUSD_ASSIGN(net_, std::move(gate));
