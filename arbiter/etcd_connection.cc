@@ -29,7 +29,7 @@ EtcdConnection::EtcdConnection(const EtcdEndpoint& endpoint, EtcdTls::Context co
     : endpoint_(endpoint), context_(std::move(context)), buffer_(kMaxEtcdAnswerBytes + kMaxHeaderBytes) {}
 
 // Runs one operation. At the limit its socket is closed, and what was under way ends before this returns.
-error_code EtcdConnection::run(Time limit, const std::function<void(Done)>& start) {
+error_code EtcdConnection::run(Time limit, const std::function<void(const Done&)>& start) {
   std::optional<error_code> result;
   start([&result](error_code error) { result = error; });
   loop_.restart();
@@ -43,7 +43,7 @@ error_code EtcdConnection::run(Time limit, const std::function<void(Done)>& star
 }
 
 Status EtcdConnection::connect(const EtcdAddresses::List& addresses, Time limit) {
-  error_code error = run(limit, [&](Done done) {
+  error_code error = run(limit, [&](const Done& done) {
     asio::async_connect(socket_, addresses, [done](error_code result, const auto&) { done(result); });
   });
   if (error) return failure("connect", error);
@@ -56,7 +56,7 @@ Status EtcdConnection::connect(const EtcdAddresses::List& addresses, Time limit)
   }
   tls_->set_verify_callback(asio::ssl::host_name_verification(endpoint_.host), error);
   if (error) return failure("TLS", error);
-  error = run(limit, [&](Done done) { tls_->async_handshake(asio::ssl::stream_base::client, done); });
+  error = run(limit, [&](const Done& done) { tls_->async_handshake(asio::ssl::stream_base::client, done); });
   if (!error) return {};
   if (error == asio::error::timed_out) return failure("TLS", error);
   return {Code::unavailable, describe_tls_error(error, SSL_get_verify_result(session))};
@@ -78,14 +78,14 @@ Result<std::string> EtcdConnection::exchange(Stream& stream, const char* target,
   request.body() = body;
   request.prepare_payload();
   *sent = true;
-  error_code error = run(limit, [&](Done done) {
+  error_code error = run(limit, [&](const Done& done) {
     http::async_write(stream, request, [done](error_code result, size_t) { done(result); });
   });
   if (error) return failure("send", error);
   http::response_parser<http::string_body> parser;
   parser.body_limit(kMaxEtcdAnswerBytes);
   parser.header_limit(kMaxHeaderBytes);
-  error = run(limit, [&](Done done) {
+  error = run(limit, [&](const Done& done) {
     http::async_read(stream, buffer_, parser, [done](error_code result, size_t) { done(result); });
   });
   if (error) return failure("receive", error);

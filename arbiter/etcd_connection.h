@@ -32,7 +32,7 @@ class EtcdConnection {
 
  private:
   using Done = std::function<void(boost::system::error_code)>;
-  boost::system::error_code run(Time limit, const std::function<void(Done)>& start);
+  boost::system::error_code run(Time limit, const std::function<void(const Done&)>& start);
   template <typename Stream>
   Result<std::string> exchange(Stream& stream, const char* target, const std::string& body, Time limit,
                                bool* sent);

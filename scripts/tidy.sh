@@ -6,9 +6,9 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 case ${1:-} in -h | --help) print_help; exit 0 ;; esac
 install_packages build run
-configure release
+configure dev
 if [ $# -eq 0 ]; then
   mapfile -t sources < <(find ckpt guest netbuf arbiter primary backup control -name '*.cc' | sort)
   set -- "${sources[@]}"
 fi
-printf '%s\0' "$@" | xargs -0 -n 1 -P "$(nproc)" clang-tidy -p build/release --quiet
+printf '%s\0' "$@" | xargs -0 -n 1 -P "$(nproc)" clang-tidy -p build/dev --quiet
