@@ -16,7 +16,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SUFFIX = "_fuzz"
-SEED_GROWTH, MIN_INPUT_BYTES, MAX_INPUT_BYTES = 2, 256, 8192  # inputs: so much longer than the longest seed
+SEED_GROWTH = 2        # an input becomes so many times as long as the longest seed, within the bounds
+MIN_INPUT_BYTES, MAX_INPUT_BYTES = 1024, 8192
 INPUT_SECONDS = 20     # one input that takes longer is a finding
 MALLOC_LIMIT_MB = 64   # one allocation, whatever a length claims
 RSS_LIMIT_MB = 1024
@@ -57,8 +58,9 @@ class Run:
         words = [f"-dict={self.seeds}.dict"] if os.path.getsize(self.seeds + ".dict") else []
         return [self.program, *length, *words, f"-max_len={self.max_input_bytes()}",
                 f"-timeout={INPUT_SECONDS}", f"-malloc_limit_mb={MALLOC_LIMIT_MB}",
-                f"-rss_limit_mb={RSS_LIMIT_MB}", f"-seed={options.seed}",
-                f"-artifact_prefix={self.findings}/{self.unit}-", "-print_final_stats=1", self.corpus, self.seeds]
+                f"-rss_limit_mb={RSS_LIMIT_MB}", f"-seed={options.seed}", "-reload=0",
+                f"-artifact_prefix={self.findings}/{self.unit}-", "-print_final_stats=1", self.corpus,
+                self.seeds]
 
     def __call__(self):
         for folder in (self.corpus, self.findings, self.seeds):
