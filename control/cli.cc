@@ -93,7 +93,7 @@ CLI::Option* add_dry_run(CLI::App* verb, bool* dry_run) {
                         "Check what can be checked, say what would be done, change nothing");
 }
 
-CLI::Option* add_duration(CLI::App* verb, const std::string& flags, std::function<void(Duration)> take,
+CLI::Option* add_duration(CLI::App* verb, const std::string& flags, const std::function<void(Duration)>& take,
                           Duration low, Duration high, const std::string& what) {
   const auto parse = [=](const std::string& text) {
     const auto parsed = parse_duration(text);

@@ -51,7 +51,7 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& wh
 void add_vm(CLI::App* verb, std::string* vm);
 CLI::Option* add_dry_run(CLI::App* verb, bool* dry_run);
 /// A duration from `low` to `high`; anything else is a usage error.
-CLI::Option* add_duration(CLI::App* verb, const std::string& flags, std::function<void(Duration)> take,
+CLI::Option* add_duration(CLI::App* verb, const std::string& flags, const std::function<void(Duration)>& take,
                           Duration low, Duration high, const std::string& what);
 template <typename Out>
 CLI::Option* add_duration(CLI::App* verb, const std::string& flags, Out* out, Duration low, Duration high,
