@@ -72,6 +72,7 @@ class NetBuffer::Pump {
     const uint64_t session = (open_.load() >> kSessionShift) + 1;
     // Frames of the time before, tagged lower, may still leave: they were never held.
     released_ = session << kSessionShift | (open_epoch - 1);
+    good_until_ = Time::max();
     open_ = session << kSessionShift | open_epoch;
     mode_ = Mode::holding;
     wake();
@@ -81,9 +82,10 @@ class NetBuffer::Pump {
     REMUSD_ASSERT((open & kEpochMask) == epoch, "epochs are sealed one after another");
     open_ = open + 1;
   }
-  void release_through(uint64_t epoch) {
+  void release_through(uint64_t epoch, Time good_until) {
     const uint64_t open = open_.load();
     REMUSD_ASSERT(epoch < (open & kEpochMask), "only a sealed epoch can be released");
+    good_until_ = good_until;
     released_ = (open & ~kEpochMask) | epoch;
     wake();
   }
@@ -174,22 +176,22 @@ class NetBuffer::Pump {
         // What the backup remembers may still be heard; passing may be a mode that was never looked at again.
         port.queue().set_passing(false);
         port.queue().release_through(released_);
-        {
-          const std::lock_guard lock(stats_mutex_);
-          port.flush(&holds_, kMaxHolds);
-        }
+        let_out(port);
         port.shut();
         return;
       }
       port.queue().set_passing(mode == Mode::passing);
       port.queue().release_through(released_);
-      {
-        const std::lock_guard lock(stats_mutex_);
-        port.flush(&holds_, kMaxHolds);
-      }
+      let_out(port);
       if (!port.stalled() || !port.queue().has_room(kMaxFrameBytes)) return;
       read_guest(port);
     }
+  }
+
+  void let_out(Port& port) {
+    if (!port.queue().passing() && Clock::now() > good_until_.load()) return;
+    const std::lock_guard lock(stats_mutex_);
+    port.flush(&holds_, kMaxHolds);
   }
 
   void read_guest(Port& port) {
@@ -262,6 +264,7 @@ class NetBuffer::Pump {
   std::atomic<Mode> mode_;
   std::atomic<uint64_t> open_ = 1;      // tag of frames read from now on
   std::atomic<uint64_t> released_ = 0;  // newest tag that may leave
+  std::atomic<Time> good_until_ = Time::max();
   std::atomic<int> announcements_ = 0;  // still to send
   Time next_announcement_{};            // net thread only
   uint64_t told_ = 0;                   // net thread only: the newest tag that was told as waiting
@@ -312,8 +315,8 @@ void NetBuffer::hold(uint64_t open_epoch) {
 void NetBuffer::seal(uint64_t epoch) {
   pump_->seal(epoch);
 }
-void NetBuffer::release_through(uint64_t epoch) {
-  pump_->release_through(epoch);
+void NetBuffer::release_through(uint64_t epoch, Time good_until) {
+  pump_->release_through(epoch, good_until);
 }
 void NetBuffer::pass() {
   pump_->pass();

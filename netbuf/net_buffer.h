@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "ckpt/clock.h"
 #include "ckpt/scoped_fd.h"
 #include "ckpt/status.h"
 
@@ -59,12 +60,14 @@ class NetBuffer {
   /// The guest is paused at the end of `epoch`: what comes after belongs to epoch + 1. epoch must rise by
   /// one.
   void seal(uint64_t epoch);
-  /// `epoch` was acknowledged. REQUIRES: epoch < the open epoch (asserted).
-  void release_through(uint64_t epoch);
+  /// `epoch` was acknowledged. REQUIRES: epoch < the open epoch (asserted). What has not left by
+  /// `good_until`, because this process stood still, waits for the next call: the acknowledgement is too old
+  /// then.
+  void release_through(uint64_t epoch, Time good_until = Time::max());
   /// The right to run alone was won: everything held leaves, and frames pass from now on.
   void pass();
-  /// The right to run was lost: what was released before still leaves, what is held is dropped, and the gate
-  /// is closed for good.
+  /// The right to run was lost: what was released before, and is good still, leaves; what is held is dropped,
+  /// and the gate is closed for good.
   void shut();
 
   /// Takes a frame that came from outside for the guest's card `card`, on the net thread; false: it is

@@ -33,6 +33,8 @@ class Freshness {
     return fresh_ = true;
   }
   bool fresh() const { return fresh_; }
+  /// Output that has not left until then is as old as after a stall.
+  Time good_until() const { return awake_ + stall_; }
 
  private:
   const Duration stall_;

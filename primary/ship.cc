@@ -353,8 +353,9 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       ckpt::Heartbeat heartbeat;
       REMUSD_TRY(ckpt::decode(frame.body, &heartbeat));
       sender_->on_heartbeat(heartbeat, now);
-      if (freshness_.echoed(Time(std::chrono::nanoseconds(heartbeat.echo_ns))) && doubtful_release_)
-        release(*doubtful_release_);
+      // Both what we withheld and what the net thread may have slept over.
+      if (freshness_.echoed(Time(std::chrono::nanoseconds(heartbeat.echo_ns))) && to_release_ > 0)
+        release(to_release_);
       return Status::ok_status();
     }
     case FrameType::order: {
@@ -372,12 +373,10 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
 }
 
 void Ship::release(uint64_t epoch) {
-  doubtful_release_.reset();
-  if (!freshness_.fresh()) {
-    doubtful_release_ = epoch;
-    return;
-  }
-  net_.release_through(epoch);
+  to_release_ = epoch;
+  freshness_.awake(Clock::now());  // we may have stood still since the acknowledgement was looked at
+  if (!freshness_.fresh()) return;
+  net_.release_through(epoch, freshness_.good_until());
   fail_point("primary.released");
 }
 

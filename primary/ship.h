@@ -114,7 +114,7 @@ class Ship {
   bool drain_before_close_ = false;
   std::optional<Time> close_at_;
   Freshness freshness_;
-  std::optional<uint64_t> doubtful_release_;  // the newest epoch that waits for a fresh word of the backup
+  uint64_t to_release_ = 0;  // the newest acknowledged epoch; its output leaves on a fresh word of the backup
   Time next_tick_{};
   Time last_ack_{};
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason_{};

@@ -122,6 +122,24 @@ TEST_F(NetBufferTest, HoldsOutputUntilItsEpochIsReleased) {
   EXPECT_EQ(seen_outside(), "two");
 }
 
+TEST_F(NetBufferTest, WhatThisProcessSleptOverWaitsForANewerWord) {
+  start(false);
+  net_->hold(1);
+  guest_sends("one");
+  ASSERT_TRUE(held(1));
+  net_->seal(1);
+  net_->release_through(1, Clock::now() - std::chrono::milliseconds(1));
+  guest_sends("two");  // shows that the net thread has turned
+  ASSERT_TRUE(held(2));
+  net_->release_through(1, Clock::now() + std::chrono::minutes(1));
+  EXPECT_EQ(seen_outside(), "one");
+  net_->seal(2);
+  net_->release_through(2, Clock::now() - std::chrono::milliseconds(1));
+  net_->shut();
+  ASSERT_TRUE(eventually([](const NetStats& stats) { return stats.discarded_frames == 1; }));
+  EXPECT_EQ(net_->stats().released_frames, 1u);
+}
+
 TEST_F(NetBufferTest, TellsOnceForEachEpochThatOutputWaits) {
   start(false);
   std::mutex mutex;
