@@ -37,8 +37,8 @@ Status plug(const std::vector<guest::NicEndpoint>& endpoints) {
 }
 
 Result<std::unique_ptr<netbuf::NetBuffer>> make_gate(const guest::Standby& standby,
-                                                     const netbuf::NetOptions& options,
-                                                     const std::string& vm, bool holding) {
+                                                     const netbuf::NetOptions& options, const std::string& vm,
+                                                     bool holding) {
   std::vector<netbuf::Nic> nics;
   for (const guest::NicEndpoint& endpoint : standby.nics()) {
     REMUSD_ASSIGN(ScopedFd tap, netbuf::open_tap(endpoint.tap, /*bridge=*/""));

@@ -79,7 +79,7 @@ PANELS = [
      [(f"remusd_reprotect_wanted{{{VM}}}", "{{vm}} wanted"),
       (f"increase(remusd_reprotect_attempts_total{{{VM}}}[1h])", "{{vm}} attempts"),
       (f"remusd_backup_slow{{{VM}}}", "{{vm}} backup is slow")],
-     "Guests that wait for protection without an order, the attempts of the last hour, and backups that lag."),
+     "Guests that wait for protection without an order, the last hour's attempts, and backups that lag."),
     ("Guest events", "short", "timeseries",
      [(f"increase(remusd_guest_events_total{{{VM}}}[1h])", "{{vm}} {{event}}")],
      "Reboots, power-offs, panics and ends of the hypervisor in the last hour."),

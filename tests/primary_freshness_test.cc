@@ -33,6 +33,13 @@ TEST(Freshness, AfterAStallOnlyWhatTheBackupSaidSinceCounts) {
   EXPECT_TRUE(freshness.fresh());
 }
 
+TEST(Freshness, OutputIsGoodForNoLongerThanAStall) {
+  Freshness freshness(kStall);
+  freshness.awake(kStart);
+  freshness.awake(kStart + milliseconds(1));
+  EXPECT_EQ(freshness.good_until(), kStart + milliseconds(1) + kStall);
+}
+
 TEST(Freshness, ASecondStallCountsFromItsOwnEnd) {
   Freshness freshness(kStall);
   freshness.awake(kStart);
