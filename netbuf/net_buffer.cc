@@ -189,9 +189,8 @@ class NetBuffer::Pump {
   }
 
   void let_out(Port& port) {
-    if (!port.queue().passing() && Clock::now() > good_until_.load()) return;
     const std::lock_guard lock(stats_mutex_);
-    port.flush(&holds_, kMaxHolds);
+    port.flush(&holds_, kMaxHolds, port.queue().passing() ? Time::max() : good_until_.load());
   }
 
   void read_guest(Port& port) {

@@ -145,10 +145,11 @@ bool Port::write_outside(std::span<const std::byte> frame) {
   return true;
 }
 
-void Port::flush(std::vector<double>* holds, size_t most) {
+void Port::flush(std::vector<double>* holds, size_t most, Time good_until) {
   outside_blocked_ = false;
-  const Time now = Clock::now();
   while (const EpochQueue::Frame* frame = queue_.front_released()) {
+    const Time now = Clock::now();  // for each: we may stand still between two of them
+    if (now > good_until) break;
     if (!write_outside(frame->bytes)) {
       outside_blocked_ = true;
       break;

@@ -46,8 +46,9 @@ class Port {
   bool inject(std::span<const std::byte> frame);
   /// A whole frame was read and waits for room in the queue; read_guest() tries again.
   bool stalled() const { return stalled_; }
-  /// Writes released frames out; appends their hold times to *holds while it has fewer than `most`.
-  void flush(std::vector<double>* holds, size_t most);
+  /// Writes released frames out until `good_until`; appends their hold times to *holds while it has fewer
+  /// than `most`.
+  void flush(std::vector<double>* holds, size_t most, Time good_until = Time::max());
   void write_guest();
   void announce();
 
