@@ -20,6 +20,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <sstream>
 #include <string>
 #include <thread>
 
@@ -108,7 +109,9 @@ class World {
       const int pid = std::atoi(entry.path().filename().c_str());
       if (pid <= 0 || pid == ::getpid()) continue;
       std::ifstream file(entry.path() / "cmdline", std::ios::binary);
-      const std::string line{std::istreambuf_iterator<char>(file), {}};
+      std::ostringstream text;  // what ends meanwhile is no text; an iterator would throw
+      text << file.rdbuf();
+      const std::string line = text.str();
       if (line.starts_with("qemu-system") && line.find(directory_ + "/") != std::string::npos)
         ::kill(pid, SIGKILL);
     }
