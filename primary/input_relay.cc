@@ -26,13 +26,17 @@ void InputRelay::forward(Sender* sender) {
 }
 
 void InputRelay::give_back(netbuf::NetBuffer* net) {
-  const std::lock_guard lock(mutex_);
-  for (const ckpt::Bytes& body : bodies_) {
+  std::deque<ckpt::Bytes> bodies;
+  {
+    const std::lock_guard lock(mutex_);
+    bodies.swap(bodies_);
+    forwarded_ = 0;
+  }
+  // Without our lock: the gate takes its own, under which it calls take().
+  for (const ckpt::Bytes& body : bodies) {
     ckpt::Input input;
     if (ckpt::decode(body, &input).ok()) (void)net->inject(input.card, input.frame);  // it counts drops
   }
-  bodies_.clear();
-  forwarded_ = 0;
 }
 
 }  // namespace remusd::primary
