@@ -100,7 +100,7 @@ def complaints(found):
     return wrong + [f"client: {text}" for text in found["faults"]]
 
 
-def reboot(client, timeout=60):
+def reboot(client, timeout=150):
     """Reboots the guest and waits for its service: a fresh boot has a younger uptime."""
     before = client.ask("load 0 0")["uptime_ns"]
     client.ask("load 2 0")
