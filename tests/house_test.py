@@ -19,10 +19,11 @@ MAY_INCLUDE = {
     "ckpt": set(),
     "guest": {"ckpt"},
     "netbuf": {"ckpt"},
+    "disk": {"ckpt"},
     "arbiter": {"ckpt"},
-    "primary": {"ckpt", "guest", "netbuf", "arbiter"},
-    "backup": {"ckpt", "guest", "netbuf", "arbiter"},
-    "control": {"ckpt", "guest", "netbuf", "arbiter", "primary", "backup"},
+    "primary": {"ckpt", "guest", "netbuf", "disk", "arbiter"},
+    "backup": {"ckpt", "guest", "netbuf", "disk", "arbiter"},
+    "control": {"ckpt", "guest", "netbuf", "disk", "arbiter", "primary", "backup"},
 }
 FOLDERS = [*MAY_INCLUDE, "tests", "bench"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)

@@ -1,0 +1,45 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// What a guest does to its disks, and who is told of it: the seam between the NBD server, which carries
+// requests out on local files, and output commit, which gives each change to an epoch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace remusd::disk {
+
+/// Bounds of what one guest may have.
+inline constexpr size_t kMaxDisks = 16;
+inline constexpr uint64_t kMaxDiskBytes = uint64_t{16} << 40;
+
+/// write: new bytes. zero: the run reads as zeros and keeps its room. punch: it reads as zeros and its room
+/// may be given back (a guest's trim, made definite).
+enum class ChangeKind : uint8_t { write, zero, punch };
+
+/// A run of bytes of one disk that changes. offset and bytes need no alignment; bytes > 0, within the disk.
+struct Change {
+  size_t disk = 0;  // number among the guest's disks
+  ChangeKind kind = ChangeKind::write;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+/// Told of requests before they are carried out. All calls come from the server's thread, and may not block.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  /// Before the change is made on the local disk; changes that overlap come in the order in which they take
+  /// effect. `data` holds the bytes of a write (the span lasts for the call) and is empty for the others.
+  /// False: there is no room. The server then keeps the request and all that come after it on any
+  /// connection waiting (reads and flushes go on), and asks again after Server::retry().
+  virtual bool changing(const Change& change, std::span<const std::byte> data) = 0;
+  /// A flush has come. True: the guest stands for an epoch, answer at once and flush the local disk then
+  /// (the server does so without anybody waiting, but a later flush). False: answer when it is flushed.
+  virtual bool flush_may_wait() = 0;
+  /// Such a flush of nobody's has been made good, or has failed with this errno value.
+  virtual void flushed_later(int error) = 0;
+};
+
+}  // namespace remusd::disk

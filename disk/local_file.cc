@@ -1,0 +1,137 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "disk/local_file.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+namespace remusd::disk {
+namespace {
+
+constexpr uint64_t kSectorBytes = 512;
+
+/// Open file description locks, on the byte that says "I write" and, for whoever must be alone, all of the
+/// first ones: QEMU's image locks lie at 100 (permissions taken) and 200 (permissions not shared).
+constexpr off_t kLockFirst = 100, kLockBytes = 200;
+
+Status lock(int fd, bool read_only, const std::string& path) {
+  struct flock want {};
+  want.l_type = static_cast<short>(read_only ? F_RDLCK : F_WRLCK);
+  want.l_whence = SEEK_SET;
+  want.l_start = kLockFirst;
+  want.l_len = kLockBytes;
+  if (::fcntl(fd, F_OFD_SETLK, &want) == 0) return {};
+  if (errno == EAGAIN || errno == EACCES)
+    return {Code::unsafe, "lock disk " + path + ": somebody else uses it"};
+  return Status::from_errno("lock disk " + path);
+}
+
+Result<uint64_t> size_of(int fd, const std::string& path) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return Status::from_errno("look at disk " + path);
+  uint64_t bytes = 0;
+  if (S_ISREG(info.st_mode)) {
+    bytes = static_cast<uint64_t>(info.st_size);
+  } else if (S_ISBLK(info.st_mode)) {
+    if (::ioctl(fd, BLKGETSIZE64, &bytes) != 0) return Status::from_errno("look at disk " + path);
+  } else {
+    return Status(Code::invalid, "disk " + path + " is neither a file nor a block device");
+  }
+  if (bytes == 0 || bytes % kSectorBytes != 0 || bytes > kMaxDiskBytes)
+    return Status(Code::invalid,
+                  "disk " + path + " has " + std::to_string(bytes) +
+                      " bytes: it must have a multiple of 512, at least 512 and at most 16 TiB");
+  return bytes;
+}
+
+}  // namespace
+
+Result<LocalFile> LocalFile::open(const std::string& path, bool read_only) {
+  ScopedFd fd(::open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
+  if (!fd) return Status::from_errno("open disk " + path);
+  REMUSD_ASSIGN(const uint64_t bytes, size_of(fd.get(), path));
+  REMUSD_TRY(lock(fd.get(), read_only, path));
+  return LocalFile(std::move(fd), path, bytes, read_only);
+}
+
+Status LocalFile::failed(const char* what, uint64_t offset, uint64_t bytes) const {
+  return Status::from_errno(std::string(what) + " " + std::to_string(bytes) + " bytes at " +
+                            std::to_string(offset) + " of disk " + path_);
+}
+
+Status LocalFile::read(uint64_t offset, std::span<std::byte> out) const {
+  while (!out.empty()) {
+    const ssize_t got = ::pread(fd(), out.data(), out.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got == 0) errno = EIO;  // Somebody made the file shorter.
+    if (got <= 0) return failed("read", offset, out.size());
+    out = out.subspan(static_cast<size_t>(got));
+    offset += static_cast<uint64_t>(got);
+  }
+  return {};
+}
+
+Status LocalFile::write(uint64_t offset, std::span<const std::byte> data) const {
+  while (!data.empty()) {
+    const ssize_t put = ::pwrite(fd(), data.data(), data.size(), static_cast<off_t>(offset));
+    if (put < 0 && errno == EINTR) continue;
+    if (put == 0) errno = ENOSPC;
+    if (put <= 0) return failed("write", offset, data.size());
+    data = data.subspan(static_cast<size_t>(put));
+    offset += static_cast<uint64_t>(put);
+  }
+  return {};
+}
+
+Status LocalFile::write_zeros(uint64_t offset, uint64_t bytes) const {
+  static constexpr std::array<std::byte, 64 << 10> kZeros{};
+  while (bytes > 0) {
+    const uint64_t now = std::min<uint64_t>(bytes, kZeros.size());
+    REMUSD_TRY(write(offset, std::span(kZeros).first(now)));
+    offset += now;
+    bytes -= now;
+  }
+  return {};
+}
+
+Status LocalFile::zero(uint64_t offset, uint64_t bytes) const {
+  if (::fallocate(fd(), FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                  static_cast<off_t>(bytes)) == 0)
+    return {};
+  if (errno == EOPNOTSUPP || errno == ENOTSUP || errno == EINVAL) return write_zeros(offset, bytes);
+  return failed("zero", offset, bytes);
+}
+
+Status LocalFile::punch(uint64_t offset, uint64_t bytes) const {
+  if (::fallocate(fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                  static_cast<off_t>(bytes)) == 0)
+    return {};
+  if (errno == EOPNOTSUPP || errno == ENOTSUP || errno == EINVAL) return zero(offset, bytes);
+  return failed("punch", offset, bytes);
+}
+
+Status LocalFile::flush() const {
+  if (::fdatasync(fd()) == 0) return {};
+  return Status::from_errno("flush disk " + path_);
+}
+
+Result<LocalFile::Run> LocalFile::next_data(uint64_t offset) const {
+  const off_t begin = ::lseek(fd(), static_cast<off_t>(offset), SEEK_DATA);
+  if (begin < 0) {
+    if (errno == ENXIO) return Run{bytes_, bytes_};
+    if (errno == EINVAL || errno == EOPNOTSUPP) return Run{offset, bytes_};
+    return failed("look for data in", offset, bytes_ - offset);
+  }
+  const off_t end = ::lseek(fd(), begin, SEEK_HOLE);
+  if (end < 0) return failed("look for a hole in", static_cast<uint64_t>(begin), bytes_ - offset);
+  return Run{static_cast<uint64_t>(begin), std::min(static_cast<uint64_t>(end), bytes_)};
+}
+
+}  // namespace remusd::disk

@@ -1,0 +1,59 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// A guest's disk as it lies on this host: a raw file or a block device. The calls here block; the NBD server
+// does its own I/O on fd(). Thread-safe: they keep no state.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "ckpt/scoped_fd.h"
+#include "ckpt/status.h"
+#include "disk/change.h"
+
+namespace remusd::disk {
+
+class LocalFile {
+ public:
+  /// Opens it and locks it against other users of such locks (QEMU's, ours): `unsafe` when somebody has it,
+  /// `invalid` when it is neither a regular file nor a block device, is empty, no multiple of 512 bytes, or
+  /// larger than kMaxDiskBytes.
+  static Result<LocalFile> open(const std::string& path, bool read_only = false);
+
+  int fd() const { return fd_.get(); }
+  const std::string& path() const { return path_; }
+  uint64_t bytes() const { return bytes_; }
+  bool read_only() const { return read_only_; }
+
+  // All whole, or `io` with the path, the place and the system's word.
+  Status read(uint64_t offset, std::span<std::byte> out) const;
+  Status write(uint64_t offset, std::span<const std::byte> data) const;
+  /// As ChangeKind says; zeros are written where the file system cannot do better.
+  Status zero(uint64_t offset, uint64_t bytes) const;
+  Status punch(uint64_t offset, uint64_t bytes) const;
+  /// What was written is on the medium. After a failure nothing is known of it, and trying again proves
+  /// nothing.
+  Status flush() const;
+
+  /// Where the next run that may hold other than zeros lies, from `offset` on; begin == bytes() when there is
+  /// none. What the file system does not tell counts as data.
+  struct Run {
+    uint64_t begin = 0, end = 0;
+  };
+  Result<Run> next_data(uint64_t offset) const;
+
+ private:
+  LocalFile(ScopedFd fd, std::string path, uint64_t bytes, bool read_only)
+      : fd_(std::move(fd)), path_(std::move(path)), bytes_(bytes), read_only_(read_only) {}
+  Status failed(const char* what, uint64_t offset, uint64_t bytes) const;
+  Status write_zeros(uint64_t offset, uint64_t bytes) const;
+
+  ScopedFd fd_;
+  std::string path_;
+  uint64_t bytes_ = 0;
+  bool read_only_ = false;
+};
+
+}  // namespace remusd::disk
