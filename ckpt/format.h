@@ -27,6 +27,9 @@ inline constexpr uint32_t kMaxInputBytes = 4096 + 65536;  // an Ethernet frame w
 inline constexpr uint32_t kMaxTextBytes = 1u << 20;       // DEFINITION and FACTS JSON
 inline constexpr uint32_t kMaxSeedPages = 4096;           // of one SEED or KEEP frame
 inline constexpr size_t kDigestKeyBytes = 192;
+inline constexpr uint32_t kMaxDiskRunBytes = 1u << 20;  // of one run in a DISK frame, decoded
+inline constexpr uint32_t kMaxDiskRunsPerFrame = 1024;
+inline constexpr uint32_t kMaxDisks = 16;
 
 /// Bit 15 set: optional, a receiver that does not know the type skips the frame. Clear: mandatory, a receiver
 /// that does not know it must end the session.
@@ -45,7 +48,8 @@ enum class FrameType : uint16_t {
   ack = 12,        // B->P: the epoch is staged whole and checked: the backup will not forget it
   goodbye = 13,    // both ways: orderly end, with reason
   order = 14,      // P->B: operator's order for the backup to take over; B->P: asks for a switchover
-  // 16..31 are kept for disks, 32..47 for encryption and identity.
+  disk = 16,       // P->B: runs of bytes that the epoch changes on the guest's disks
+  // 17..31 are kept for disks, 32..47 for encryption and identity.
   seed = 48,                     // B->P: what the standby's memory begins with, as digests of its pages
   keep = 49,                     // P->B: pages of it that are right (epoch 1)
   heartbeat = 1 | kOptionalBit,  // both ways
@@ -57,12 +61,13 @@ enum class FrameType : uint16_t {
 constexpr bool is_known(uint16_t type) {
   const uint16_t number = type & static_cast<uint16_t>(~kOptionalBit);
   if ((type & kOptionalBit) != 0) return number >= 1 && number <= 4;
-  return (number >= 1 && number <= 14) || number == 48 || number == 49;
+  return (number >= 1 && number <= 14) || number == 16 || number == 48 || number == 49;
 }
 
 /// Feature bits of HELLO.
 inline constexpr uint64_t kFeatureDelta = 1u << 0;  // delta and delta_lz4 below, of pages and device state
 inline constexpr uint64_t kFeatureSeed = 1u << 1;   // SEED and KEEP
+inline constexpr uint64_t kFeatureDisk = 1u << 2;   // DISK; required by a primary whose guest has disks
 
 /// How one page is encoded in a PAGES frame, or a part of a blob. 16 and above only under kFeatureDelta.
 enum class PageEncoding : uint8_t { zero = 0, raw = 1, lz4 = 2, delta = 16, delta_lz4 = 17 };

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <span>
 
+#include "ckpt/format.h"
+
 namespace remusd::disk {
 
 /// Bounds of what one guest may have.
-inline constexpr size_t kMaxDisks = 16;
+inline constexpr size_t kMaxDisks = ckpt::kMaxDisks;
 inline constexpr uint64_t kMaxDiskBytes = uint64_t{16} << 40;
 
 /// write: new bytes. zero: the run reads as zeros and keeps its room. punch: it reads as zeros and its room

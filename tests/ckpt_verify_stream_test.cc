@@ -185,7 +185,9 @@ TEST(VerifyStreamTest, AWholeSessionIsUnderstood) {
             "{\"frames\": 27, \"epochs\": 3, \"pages\": {\"zero\": " + std::to_string(session.counts.zero) +
                 ", \"raw\": " + std::to_string(session.counts.raw) +
                 ", \"lz4\": " + std::to_string(session.counts.lz4) +
-                ", \"delta\": 0, \"delta_lz4\": 0}, \"kept\": 0, \"sent_bytes\": " +
+                ", \"delta\": 0, \"delta_lz4\": 0}, \"kept\": 0, \"runs\": {\"zero\": 0, \"raw\": 0, "
+                "\"lz4\": 0, \"hole\": 0}, "
+                "\"disk_bytes\": 0, \"sent_bytes\": " +
                 std::to_string(session.stream.size()) + ", \"generation\": 5, \"image\": \"" +
                 session.image() + "\"}\n");
 }

@@ -33,14 +33,15 @@ MAX_STRING = 4096
 LINE, WORD = 64, 8
 MAX_DELTA = 8 + PAGE // LINE + PAGE
 MAX_SEED_PAGES = 4096
-FEATURE_DELTA, FEATURE_SEED = 1, 2
+MAX_RUNS, MAX_RUN = 1024, 1 << 20
+FEATURE_DELTA, FEATURE_SEED, FEATURE_DISK = 1, 2, 4
 
 NAMES = dict(enumerate(
     ("HELLO", "REFUSE", "DEFINITION", "NEED_FILES", "FILE", "FACTS", "READY", "PAGES", "DEVICE", "BASE",
      "COMMIT", "ACK", "GOODBYE", "ORDER"), start=1))
-NAMES |= {48: "SEED", 49: "KEEP", OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS", OPTIONAL | 4: "INPUT"}
-HELLO, PAGES, DEVICE, BASE, COMMIT, KEEP = 1, 8, 9, 10, 11, 49
-IN_EPOCH = (PAGES, KEEP, DEVICE, BASE, COMMIT)
+NAMES |= {16: "DISK", 48: "SEED", 49: "KEEP", OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS", OPTIONAL | 4: "INPUT"}
+HELLO, PAGES, DEVICE, BASE, COMMIT, DISK, KEEP = 1, 8, 9, 10, 11, 16, 49
+IN_EPOCH = (PAGES, KEEP, DISK, DEVICE, BASE, COMMIT)
 
 
 class Violation(Exception):
@@ -198,6 +199,9 @@ class Stream:
         self.epoch = 0  # last committed
         self.seeds = False  # as deltas
         self.kept = set()  # pages that the backup had: their content is not in the stream
+        self.disks = False
+        self.runs = {"zero": 0, "raw": 0, "lz4": 0, "hole": 0}
+        self.disk_bytes = 0  # changed by all runs
         self.deltas = False  # offered by the primary, who sends none that the backup did not agree on
         self.pages = {"zero": 0, "raw": 0, "lz4": 0, "delta": 0, "delta_lz4": 0}
         self.image = {}  # pages that are not zero
@@ -210,6 +214,7 @@ class Stream:
         self.digest = 0
         self.epoch_frames = 0
         self.epoch_pages = 0
+        self.epoch_disk_bytes = 0
         self.device = Blob("the device state", self.state if self.deltas else None)
         self.base = Blob("the base stream")
 
@@ -240,7 +245,7 @@ class Stream:
         require(handler is not None, "the primary never sends this record")
         handler(body)
         body.end()
-        if kind in (PAGES, KEEP, DEVICE, BASE):
+        if kind != COMMIT and kind in IN_EPOCH:
             self.epoch_frames += 1
             self.digest = xxh3(struct.pack("<QQ", self.digest, checksum))
 
@@ -253,6 +258,7 @@ class Stream:
         require(required & ~features == 0, "features_required is not within features")
         self.deltas = features & FEATURE_DELTA != 0
         self.seeds = features & FEATURE_SEED != 0
+        self.disks = features & FEATURE_DISK != 0
         body.take(16, "session")
         require(body.number("Q", "generation") == self.generation, "generation differs from the header's")
         for field in ("node", "vm", "software"):
@@ -316,6 +322,26 @@ class Stream:
             self.pages[name] += 1
         self.epoch_pages += count
 
+    def on_disk(self, body):
+        require(self.disks, "DISK, which the primary did not offer")
+        count = body.number("I", "count")
+        require(1 <= count <= MAX_RUNS, f"count {count} is not within 1 to {MAX_RUNS}")
+        require(body.number("I", "reserved") == 0, "reserved is not 0")
+        table = [struct.unpack("<QIIHB5s", body.take(24, "run table")) for _ in range(count)]
+        for offset, size, payload_bytes, _, encoding, reserved in table:
+            require(reserved == bytes(5), f"the run at {offset} has reserved bytes that are not 0")
+            require(1 <= size <= MAX_RUN, f"the run at {offset} has {size} bytes")
+            payload = body.take(payload_bytes, f"payload of the run at {offset}")
+            name = {0: "zero", 1: "raw", 2: "lz4", 3: "hole"}.get(encoding)
+            require(name is not None, f"the run at {offset} has unknown encoding {encoding}")
+            if name == "lz4":
+                require(1 <= len(payload) < size, "an lz4 payload that saves nothing")
+                decode(payload, size)
+            else:
+                require(len(payload) == (size if name == "raw" else 0), "a payload of another length")
+            self.runs[name] += 1
+            self.epoch_disk_bytes += size
+
     def on_keep(self, body):
         require(self.seeds, "KEEP, which the primary did not offer")
         require(self.epoch == 0, "KEEP after the first epoch")
@@ -372,13 +398,14 @@ class Stream:
             body.number("Q", field) for field in ("frames", "pages", "device_bytes", "raw_bytes", "digest"))
         require(self.device.total is not None, "the epoch has no device state")
         device, base = self.device.whole(), self.base.whole()
-        raw = PAGE * self.epoch_pages + device + base
+        raw = PAGE * self.epoch_pages + device + base + self.epoch_disk_bytes
         require(frames == self.epoch_frames, f"{frames} frames committed, {self.epoch_frames} came")
         require(pages == self.epoch_pages, f"{pages} pages committed, {self.epoch_pages} came")
         require(device_bytes == device, f"{device_bytes} bytes of device state committed, {device} came")
         require(raw_bytes == raw, f"{raw_bytes} raw bytes committed, {raw} came")
         require(digest == self.digest, "the digest does not match")
         self.epoch += 1
+        self.disk_bytes += self.epoch_disk_bytes
         self.state = bytes(self.device.data)
         self.begin_epoch()
 
@@ -436,7 +463,8 @@ def verify(file, memory_pages, allow_cut):
         offset += HEADER.size + len(data)
     require(stream.frames > 0, "the stream is empty")
     return {"frames": stream.frames, "epochs": stream.epoch, "pages": stream.pages,
-            "kept": len(stream.kept), "sent_bytes": offset, "generation": stream.generation,
+            "kept": len(stream.kept), "runs": stream.runs, "disk_bytes": stream.disk_bytes,
+            "sent_bytes": offset, "generation": stream.generation,
             "image": stream.image_digest()}
 
 
