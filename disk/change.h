@@ -26,6 +26,8 @@ struct Change {
   ChangeKind kind = ChangeKind::write;
   uint64_t offset = 0;
   uint64_t bytes = 0;
+  uint64_t sequence =
+      0;  // of this guest's changes, from 1, rising, without a gap; asked again it is the same
 };
 
 /// Told of requests before they are carried out. All calls come from the server's thread, and may not block.
@@ -37,6 +39,8 @@ class Observer {
   /// False: there is no room. The server then keeps the request and all that come after it on any
   /// connection waiting (reads and flushes go on), and asks again after Server::retry().
   virtual bool changing(const Change& change, std::span<const std::byte> data) = 0;
+  /// It is done on the local disk, well or not; the client has not been answered yet.
+  virtual void changed(const Change& change) = 0;
   /// A flush has come. True: the guest stands for an epoch, answer at once and flush the local disk then
   /// (the server does so without anybody waiting, but a later flush). False: answer when it is flushed.
   virtual bool flush_may_wait() = 0;

@@ -20,8 +20,8 @@ def primary_host_killed(scene):
 
 @scenario(1, 33)
 def primary_daemon_killed_and_back(scene):
-    """QEMU outlives its daemon, the daemon comes back: the guest is not heard twice, nor started again. A daemon
-    that is back before the backup has given it up goes on with its guest."""
+    """QEMU outlives its daemon, the daemon comes back: the guest is not heard twice, nor started again. A
+    daemon that is back before the backup has given it up goes on with its guest."""
     scene.moment()
     begin, end = scene.kill_daemon(scene.primary)
     scene.moment(0.0, LOST_S)
