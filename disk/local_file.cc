@@ -125,7 +125,12 @@ Status LocalFile::flush() const {
 Result<LocalFile::Run> LocalFile::next_data(uint64_t offset) const {
   const off_t begin = ::lseek(fd(), static_cast<off_t>(offset), SEEK_DATA);
   if (begin < 0) {
-    if (errno == ENXIO) return Run{bytes_, bytes_};
+    if (errno == ENXIO) {
+      // Beyond the last data; or beyond the end, which somebody has moved.
+      if (::lseek(fd(), 0, SEEK_END) >= static_cast<off_t>(bytes_)) return Run{bytes_, bytes_};
+      return Status(Code::io, "disk " + path_ + " is shorter than its " + std::to_string(bytes_) +
+                                  " bytes by now");
+    }
     if (errno == EINVAL || errno == EOPNOTSUPP) return Run{offset, bytes_};
     return failed("look for data in", offset, bytes_ - offset);
   }
