@@ -51,6 +51,8 @@ Status Store::add_data(const ckpt::FrameView& frame) {
     case ckpt::FrameType::keep:
       // Without older pages there is none that may be kept.
       return seeded_.keep(frame.body, memory_).with_context("epoch " + std::to_string(frame.header.epoch));
+    case ckpt::FrameType::disk:
+      return add_disk(frame);
     default:
       return add_blob(frame);
   }
@@ -74,6 +76,27 @@ Status Store::add_pages(const ckpt::FrameView& frame) {
     open_.bytes += frame.body.size();
   }
   open_.pages += pages;
+  return {};
+}
+
+Status Store::add_disk(const ckpt::FrameView& frame) {
+  const uint64_t epoch = frame.header.epoch;
+  uint64_t raw_bytes = 0;
+  Status status = ckpt::check_disk(frame.body, disk_sizes_, &raw_bytes);
+  if (status.ok()) status = ckpt::verify_disk(frame.body);
+  if (!status.ok()) return status.with_context("epoch " + std::to_string(epoch));
+  REMUSD_ASSERT(disks_ != nullptr, "a guest without disks has no run that fits");
+  ckpt::Bytes body(frame.body.begin(), frame.body.end());
+  if (epoch == 1) {
+    disks_->sync(std::move(body));
+  } else {
+    REMUSD_TRY(make_room(body.size()));
+    open_.bytes += body.size();
+    open_.disk_body_bytes += body.size();
+    disk_body_bytes_ += body.size();
+    open_.disks.push_back(std::move(body));
+  }
+  open_.disk_raw_bytes += raw_bytes;
   return {};
 }
 
@@ -121,6 +144,8 @@ Status Store::commit(const ckpt::FrameView& frame, ckpt::Commit* commit) {
   staged.device = open_.device.take();
   staged.has_base = open_.base_started;
   if (staged.has_base) staged.base = open_.base.take();
+  staged.disks = std::move(open_.disks);
+  staged.disk_body_bytes = open_.disk_body_bytes;
   open_ = {};
   ++staged_;
   if (staged_ == 1) {
@@ -144,7 +169,7 @@ Status Store::check(const ckpt::Commit& commit) const {
   if (commit.device_bytes != device_bytes) {
     return corrupt(epoch, counts("bytes of device state", commit.device_bytes, device_bytes));
   }
-  const uint64_t raw_bytes = open_.pages * kPageSize + open_.blob_bytes;
+  const uint64_t raw_bytes = open_.pages * kPageSize + open_.blob_bytes + open_.disk_raw_bytes;
   if (commit.raw_bytes != raw_bytes) return corrupt(epoch, counts("bytes", commit.raw_bytes, raw_bytes));
   if (seeded_.waiting() > 0) {
     return corrupt(epoch,
@@ -157,6 +182,7 @@ Status Store::check(const ckpt::Commit& commit) const {
 void Store::drop_open() {
   for (size_t i = 0; i < open_.frames; ++i) fifo_.pop_back();
   blob_bytes_ -= open_.blob_bytes;
+  disk_body_bytes_ -= open_.disk_body_bytes;
   open_ = {};
 }
 
@@ -181,6 +207,8 @@ void Store::settle(Staged* staged) {
   blob_bytes_ -= staged->blob_bytes();
   device_ = std::move(staged->device);
   if (staged->has_base) base_ = std::move(staged->base);
+  disk_body_bytes_ -= staged->disk_body_bytes;
+  if (disks_ != nullptr) disks_->commit(staged->epoch, std::move(staged->disks));
   applied_ = staged->epoch;
   fail_point("backup.applied");
 }
@@ -200,7 +228,7 @@ std::span<const std::byte> Store::base() const {
 }
 
 size_t Store::memory_bytes() const {
-  return fifo_.memory_bytes() + blob_bytes_ + device_.capacity() + base_.capacity();
+  return fifo_.memory_bytes() + blob_bytes_ + disk_body_bytes_ + device_.capacity() + base_.capacity();
 }
 
 }  // namespace remusd::backup

@@ -22,14 +22,27 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "backup/frame_fifo.h"
 #include "backup/seed.h"
+#include "ckpt/disk_codec.h"
 #include "ckpt/frame.h"
 #include "ckpt/records.h"
 #include "ckpt/status.h"
 
 namespace remusd::backup {
+
+/// Where changes of the guest's disks go, once nothing speaks against them any more. Does not block.
+class DiskSink {
+ public:
+  virtual ~DiskSink() = default;
+  /// A DISK body of epoch 1.
+  virtual void sync(ckpt::Bytes body) = 0;
+  /// Those of a whole later epoch, which may be none. Each epoch is told, in order.
+  virtual void commit(uint64_t epoch, std::vector<ckpt::Bytes> bodies) = 0;
+};
 
 class Store {
  public:
@@ -41,7 +54,14 @@ class Store {
   /// Before the first frame.
   void begin_with(SeededPages pages) { seeded_ = std::move(pages); }
 
-  /// A PAGES, KEEP, DEVICE or BASE frame. `corrupt` for bytes that cannot be trusted or an epoch out of
+  /// The guest has disks of these sizes; without this every DISK frame is refused. `sink` outlives the Store.
+  /// Before the first frame.
+  void use_disks(std::vector<uint64_t> disk_bytes, DiskSink* sink) {
+    disk_sizes_ = std::move(disk_bytes);
+    disks_ = sink;
+  }
+
+  /// A PAGES, KEEP, DISK, DEVICE or BASE frame. `corrupt` for bytes that cannot be trusted or an epoch out of
   /// order, `exhausted` for an epoch beyond the limit. After a failure only drop_open() and applying are
   /// allowed.
   Status add(const ckpt::FrameView& frame);
@@ -65,7 +85,7 @@ class Store {
   std::span<const std::byte> base() const;
 
   uint64_t received_bytes() const { return received_bytes_; }  // bodies of data frames, ever
-  size_t staged_bytes() const { return fifo_.bytes() + blob_bytes_; }
+  size_t staged_bytes() const { return fifo_.bytes() + blob_bytes_ + disk_body_bytes_; }
   size_t limit_bytes() const { return limit_bytes_; }
   size_t memory_bytes() const;
 
@@ -75,6 +95,8 @@ class Store {
     size_t frames = 0;  // not yet applied, at the front of the queue
     bool has_base = false;
     ckpt::Bytes device, base;
+    std::vector<ckpt::Bytes> disks;
+    size_t disk_body_bytes = 0;
     size_t blob_bytes() const { return device.size() + base.size(); }
   };
   struct Open {  // sums over the epoch that is coming in
@@ -83,12 +105,16 @@ class Store {
     size_t frames = 0;  // in the queue
     size_t bytes = 0;
     size_t blob_bytes = 0;
+    std::vector<ckpt::Bytes> disks;  // bodies
+    size_t disk_body_bytes = 0;
+    uint64_t disk_raw_bytes = 0;
     bool device_started = false, base_started = false;
     ckpt::BlobAssembler device, base;
   };
 
   Status add_data(const ckpt::FrameView& frame);
   Status add_pages(const ckpt::FrameView& frame);
+  Status add_disk(const ckpt::FrameView& frame);
   Status add_blob(const ckpt::FrameView& frame);
   Status make_room(size_t bytes);
   Status check(const ckpt::Commit& commit) const;
@@ -103,7 +129,9 @@ class Store {
   FrameFifo fifo_;
   Open open_;
   std::deque<Staged> staged_epochs_;
-  size_t blob_bytes_ = 0;  // of the open and the staged epochs
+  std::vector<uint64_t> disk_sizes_;
+  DiskSink* disks_ = nullptr;
+  size_t blob_bytes_ = 0, disk_body_bytes_ = 0;  // of the open and the staged epochs
   uint64_t staged_ = 0;
   uint64_t applied_ = 0;
   uint64_t received_bytes_ = 0;

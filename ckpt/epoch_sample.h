@@ -41,6 +41,7 @@ struct EpochSample {
   uint64_t same_pages = 0;     // dirty, but the backup had their content: not sent
   uint64_t delta_pages = 0;    // sent as what changed in them
   uint64_t device_bytes = 0;
+  uint64_t disk_bytes = 0;  // changed on the guest's disks; in raw_bytes, too
   uint64_t raw_bytes = 0;   // dirty pages and blobs before anything was left out or encoded
   uint64_t sent_bytes = 0;  // frames on the wire
 };

@@ -128,8 +128,8 @@ Result<LocalFile::Run> LocalFile::next_data(uint64_t offset) const {
     if (errno == ENXIO) {
       // Beyond the last data; or beyond the end, which somebody has moved.
       if (::lseek(fd(), 0, SEEK_END) >= static_cast<off_t>(bytes_)) return Run{bytes_, bytes_};
-      return Status(Code::io, "disk " + path_ + " is shorter than its " + std::to_string(bytes_) +
-                                  " bytes by now");
+      return Status(Code::io,
+                    "disk " + path_ + " is shorter than its " + std::to_string(bytes_) + " bytes by now");
     }
     if (errno == EINVAL || errno == EOPNOTSUPP) return Run{offset, bytes_};
     return failed("look for data in", offset, bytes_ - offset);

@@ -60,6 +60,7 @@ void Tap::mark(std::function<void(const Change& change)> mark) {
 
 void Tap::log() {
   const std::lock_guard lock(mutex_);
+  if (mode_ == Mode::off) return;  // It has ended meanwhile.
   REMUSD_ASSERT(mode_ == Mode::marking, "the disks are copied before changes are logged");
   mode_ = Mode::logging;
   last_sealed_ = 0;

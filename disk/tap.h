@@ -57,7 +57,8 @@ class Tap : public Observer {
 
   /// From now on `mark` is told of changes, when they begin and when they are done, on the server's thread.
   void mark(std::function<void(const Change& change)> mark);
-  /// From now on changes go to epoch 1's log; those that began before are still told to `mark`.
+  /// From now on changes go to epoch 1's log; those that began before are still told to `mark`. Does nothing
+  /// once off() was called.
   void log();
   /// Changes that began before log() and are not done yet.
   uint64_t unlogged() const;

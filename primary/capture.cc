@@ -172,7 +172,7 @@ Status Capture::protect() {
 
 /// Passes over memory while the guest runs, each as soon as the one before is shipped, until little is left
 /// for the first pause.
-Status Capture::first_sync() {
+Status Capture::sync_memory() {
   std::unique_ptr<const SeedMap> seed;
   if (options_.seed && (seed = await_seed()) == nullptr) return stopped();
   for (int round = 1; round <= options_.sync_rounds; ++round) {
@@ -195,6 +195,20 @@ Status Capture::first_sync() {
     if (!guest_goes_on()) return stopped();
   }
   return Status::ok_status();
+}
+
+/// Disks take long, and little of them is written again: they are copied first, and once more when memory is.
+Status Capture::first_sync() {
+  if (options_.copier == nullptr) return sync_memory();
+  REMUSD_TRY(disks_done(options_.copier->settle()));
+  REMUSD_TRY(sync_memory());
+  return disks_done(options_.copier->finish());
+}
+
+Status Capture::disks_done(const Status& status) {
+  if (status.ok()) return status;
+  if (!stop_asked() && status.code() != Code::unavailable) finish(Ending::disk_error, status);
+  return stopped();
 }
 
 Status Capture::epoch(uint64_t number, EpochReason reason) {
@@ -261,9 +275,10 @@ Status Capture::last_epoch(uint64_t number) {
   while (!net_.input_drained() && Clock::now() < patience) std::this_thread::sleep_for(kInputLook);
 
   slot->began = Clock::now();
+  const DisksInPause disks(options_.tap);
   Status status = guest_.halt();
   const bool halted = status.ok();
-  if (halted) status = standing_part(number, slot);
+  if (halted) status = standing_part(number, slot, disks);
   if (status.ok()) {
     outcome_.standing = slot->began;
     flush(false);
@@ -277,10 +292,11 @@ Status Capture::last_epoch(uint64_t number) {
   return status;
 }
 
-Status Capture::standing_part(uint64_t number, EpochSlot* slot) {
+Status Capture::standing_part(uint64_t number, EpochSlot* slot, const DisksInPause& disks) {
   EpochSample& sample = slot->sample;
   const Time halted_at = Clock::now();
   net_.seal(number);
+  disks.seal(number);
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
   const Time scanned = Clock::now();
   bool waited = false;
@@ -308,12 +324,14 @@ Status Capture::precopy(uint64_t number, EpochSample* sample, bool* waited) {
 Status Capture::paused_part(uint64_t number, EpochSlot* slot, bool* paused) {
   EpochSample& sample = slot->sample;
   const Time began = slot->began = Clock::now();
+  const DisksInPause disks(options_.tap);
   REMUSD_TRY(guest_.pause());
   *paused = true;
   fail_point("primary.paused");
   const Time stopped_at = Clock::now();
   // What QEMU sent before its answer to the pause is in the socket already and belongs to this epoch.
   net_.seal(number);
+  disks.seal(number);
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
   REMUSD_TRY(fail_point_error("primary.scanned"));
   const Time scanned = Clock::now();

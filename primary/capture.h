@@ -21,6 +21,7 @@
 #include <string>
 #include <thread>
 
+#include "disk/copier.h"
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
 #include "primary/pacer.h"
@@ -35,8 +36,30 @@ struct CaptureOptions {
   bool precopy = true;
   uint64_t sync_threshold_pages = 2048;
   int sync_rounds = 8;
-  bool seed = false;  // the backup tells what it has: wait for seeded() before the first pass
+  bool seed = false;               // the backup tells what it has: wait for seeded() before the first pass
+  disk::Tap* tap = nullptr;        // of the guest's disks, when it has some
+  disk::Copier* copier = nullptr;  // and their first sync
   std::function<void(const guest::Event&)> on_event;  // as Callbacks::on_guest_event; may be empty
+};
+
+/// The guest's disks while it is made to stand: no request of it waits for room, no flush for the medium.
+class DisksInPause {
+ public:
+  explicit DisksInPause(disk::Tap* tap) : tap_(tap) {
+    if (tap_ != nullptr) tap_->pausing();
+  }
+  ~DisksInPause() {
+    if (tap_ != nullptr) tap_->resumed();
+  }
+  DisksInPause(const DisksInPause&) = delete;
+  DisksInPause& operator=(const DisksInPause&) = delete;
+  /// The guest stands: what it has changed belongs to `epoch`.
+  void seal(uint64_t epoch) const {
+    if (tap_ != nullptr) tap_->seal(epoch);
+  }
+
+ private:
+  disk::Tap* const tap_;
 };
 
 class Capture {
@@ -45,6 +68,7 @@ class Capture {
     asked,        // request_stop() or staging stopped
     guest_gone,   // its process ended
     guest_left,   // it powered off: protection makes no sense any more
+    disk_error,   // a disk cannot be copied: the guest goes on, unprotected
     guest_error,  // a driver call failed: the guest's state is unknown
   };
   struct Outcome {
@@ -83,10 +107,12 @@ class Capture {
   Status protect();
   bool last_asked();
   Status first_sync();
+  Status sync_memory();
+  Status disks_done(const Status& status);
   std::unique_ptr<const SeedMap> await_seed();
   Status epoch(uint64_t number, EpochReason reason);
   Status last_epoch(uint64_t number);
-  Status standing_part(uint64_t number, EpochSlot* slot);
+  Status standing_part(uint64_t number, EpochSlot* slot, const DisksInPause& disks);
   Status precopy(uint64_t number, EpochSample* sample, bool* waited);
   /// The pause itself; *paused tells whether the guest still stands when it fails.
   Status paused_part(uint64_t number, EpochSlot* slot, bool* paused);

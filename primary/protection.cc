@@ -78,8 +78,10 @@ Result<std::unique_ptr<Protection>> Protection::start(guest::Guest& guest,
   handshake.facts = guest::to_json(guest.facts());
   handshake.peer = options.peer;
   handshake.memory_bytes = guest.memory().size();
-  handshake.hello.features =
-      (options.shadow_bytes > 0 ? ckpt::kFeatureDelta : 0) | (options.seed ? ckpt::kFeatureSeed : 0);
+  handshake.hello.features = (options.shadow_bytes > 0 ? ckpt::kFeatureDelta : 0) |
+                             (options.seed ? ckpt::kFeatureSeed : 0) |
+                             (options.disks != nullptr ? ckpt::kFeatureDisk : 0);
+  handshake.hello.features_required = options.disks != nullptr ? ckpt::kFeatureDisk : 0;
   handshake.hello.session = make_session_id();
   handshake.hello.node = options.node;
   handshake.hello.vm = definition.name;

@@ -13,6 +13,8 @@
 #include "arbiter/arbiter.h"
 #include "ckpt/epoch_sample.h"
 #include "ckpt/link.h"
+#include "disk/copier.h"
+#include "disk/disks.h"
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
 #include "primary/pacer.h"
@@ -48,6 +50,8 @@ struct Options {
   std::shared_ptr<ckpt::TlsContext> tls;  // none: plain text
   uint64_t sync_threshold_pages = 2048;   // first sync: stop for the first checkpoint below this
   int sync_rounds = 8;                    // or after so many passes
+  disk::Disks* disks = nullptr;           // the guest's; borrowed, outlives the Protection. null: it has none
+  uint64_t disk_sync_bytes_per_second = 0;  // their first sync, at most; 0: no limit
   std::string record_path;  // when set, everything sent is also written there (for tests/verify_stream.py)
 };
 
@@ -67,7 +71,9 @@ struct Snapshot {
   std::array<uint64_t, kEpochReasons.size()> epochs_by_reason{};  // acknowledged ones
   uint64_t staging_used_bytes = 0, staging_limit_bytes = 0, link_queue_bytes = 0;
   uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;
-  uint64_t memory_bytes = 0;  // what this protection holds beyond the guest's own, at most
+  uint64_t memory_bytes = 0;     // what this protection holds beyond the guest's own, at most
+  disk::CopyProgress disk_sync;  // zeros without disks
+  disk::TapStats disks;
   std::string tracker;
   std::string note;  // why an order was not followed, or what the arbiter said last; empty: nothing
 };

@@ -70,10 +70,16 @@ Status Sender::send(FrameType type, uint64_t epoch, ckpt::View body) {
 }
 
 Sender::Step Sender::step(bool discard, Time now) {
+  if (copied_) return send_copied(discard, now);
   if (!item_) {
     item_ = staging_.take();
-    if (!item_) return Step::idle;
-    body_ready_ = told_sealed_ = device_done_ = false;
+    if (!item_) {
+      // The first sync of disks: what is copied goes before the first epoch is sealed.
+      body_.clear();
+      copied_ = copier_ != nullptr && copier_->next(&body_, &body_disk_bytes_);
+      return copied_ ? send_copied(discard, now) : Step::idle;
+    }
+    body_ready_ = told_sealed_ = disks_done_ = device_done_ = false;
     base_offset_ = device_offset_ = 0;
   }
   if (item_->kind == Item::Kind::holding || item_->kind == Item::Kind::stopped) {
@@ -94,6 +100,32 @@ Sender::Step Sender::discard_item() {
   if (item_->slot != nullptr) staging_.recycle(item_->slot);
   item_.reset();
   return Step::worked;
+}
+
+bool Sender::has_room() const {
+  return link_.send_space() >= sizeof(ckpt::FrameHeader) + ckpt::kMaxBodyBytes + kControlReserve;
+}
+
+Sender::Step Sender::send_copied(bool discard, Time now) {
+  if (!discard) {
+    body_type_ = FrameType::disk;
+    if (!has_room() || !queue(1, now)) return Step::blocked;
+  }
+  copied_ = false;
+  return Step::worked;
+}
+
+bool Sender::queue(uint64_t epoch, Time now) {
+  uint64_t checksum = 0;
+  before_queueing(body_type_);
+  if (!append(body_type_, epoch, body_, &checksum).ok()) return false;
+  after_queueing(body_type_);
+  if (digest_.frames() == 0 && sent_bytes_ == 0) first_queued_ = now;
+  sent_bytes_ += sizeof(ckpt::FrameHeader) + body_.size();
+  if (epoch == 1) sync_sent_bytes_ = sent_bytes_;
+  if (body_type_ == FrameType::disk) disk_bytes_ += body_disk_bytes_;
+  if (body_type_ != FrameType::commit) digest_.add(checksum);
+  return true;
 }
 
 void Sender::encode_chunk(const Chunk& chunk) {
@@ -121,6 +153,11 @@ void Sender::encode_slot() {
     body_type_ = FrameType::base;
     return;
   }
+  if (!disks_done_) {
+    disks_done_ = tap_ == nullptr || !tap_->next(slot.epoch, &body_, &body_disk_bytes_);
+    body_type_ = FrameType::disk;
+    if (!disks_done_) return;
+  }
   if (!device_done_) {  // Every epoch has one, even an empty one.
     const Status status =
         shadow_pages_ != nullptr
@@ -134,7 +171,7 @@ void Sender::encode_slot() {
   commit.frames = digest_.frames();
   commit.pages = pages_;
   commit.device_bytes = slot.device.size();
-  commit.raw_bytes = pages_ * kPageSize + slot.device.size() + slot.base.size();
+  commit.raw_bytes = pages_ * kPageSize + slot.device.size() + slot.base.size() + disk_bytes_;
   commit.digest = digest_.value();
   ckpt::encode(commit, &body_);
   body_type_ = FrameType::commit;
@@ -156,8 +193,7 @@ void Sender::finish_chunk() {
 Sender::Step Sender::encode(Time now) {
   const uint64_t epoch = item_->chunk != nullptr ? item_->chunk->epoch : item_->slot->epoch;
   if (!body_ready_) {
-    if (link_.send_space() < sizeof(ckpt::FrameHeader) + ckpt::kMaxBodyBytes + kControlReserve)
-      return Step::blocked;
+    if (!has_room()) return Step::blocked;
     const Time began = Clock::now();
     body_.clear();
     base_next_ = base_offset_;
@@ -176,17 +212,10 @@ Sender::Step Sender::encode(Time now) {
     finish_chunk();
     return Step::worked;
   }
-  uint64_t checksum = 0;
-  before_queueing(body_type_);
-  if (!append(body_type_, epoch, body_, &checksum).ok()) return Step::blocked;
-  after_queueing(body_type_);
+  if (!queue(epoch, now)) return Step::blocked;
   body_ready_ = false;
-  if (digest_.frames() == 0 && sent_bytes_ == 0) first_queued_ = now;
-  sent_bytes_ += sizeof(ckpt::FrameHeader) + body_.size();
-  if (epoch == 1) sync_sent_bytes_ = sent_bytes_;
 
   if (body_type_ != FrameType::commit) {
-    digest_.add(checksum);
     if (item_->chunk != nullptr) {
       finish_chunk();
     } else {
@@ -204,13 +233,14 @@ Sender::Step Sender::encode(Time now) {
   slot->wire_mark = link_.sent_bytes_when_drained();
   EpochSample& sample = slot->sample;
   sample.encode = encode_time_;
-  sample.raw_bytes = captured_pages_ * kPageSize + slot->device.size() + slot->base.size();
+  sample.raw_bytes = captured_pages_ * kPageSize + slot->device.size() + slot->base.size() + disk_bytes_;
+  sample.disk_bytes = disk_bytes_;
   sample.same_pages = same_pages_;
   sample.delta_pages = delta_pages_;
   sample.sent_bytes = sent_bytes_;
   last_digest_ = digest_.value();
   digest_.reset();
-  pages_ = sent_bytes_ = captured_pages_ = same_pages_ = delta_pages_ = 0;
+  pages_ = sent_bytes_ = captured_pages_ = same_pages_ = delta_pages_ = disk_bytes_ = 0;
   encode_time_ = {};
   REMUSD_ASSERT(in_flight_count_ < in_flight_.size(), "as many epochs are in flight as there are slots");
   in_flight_[in_flight_count_++] = slot;
@@ -228,6 +258,7 @@ void Sender::note_wire(Time now) {
 
 void Sender::on_ack(uint64_t epoch, Time now) {
   note_wire(now);
+  if (tap_ != nullptr) tap_->acked(epoch);
   size_t done = 0;
   for (; done < in_flight_count_ && in_flight_[done]->epoch <= epoch; ++done) {
     EpochSlot* slot = in_flight_[done];

@@ -16,6 +16,7 @@
 #include "ckpt/page_codec.h"
 #include "ckpt/records.h"
 #include "ckpt/seed.h"
+#include "disk/copier.h"
 #include "primary/staging.h"
 
 namespace remusd::primary {
@@ -31,6 +32,13 @@ class Sender {
   /// Deltas were agreed on: from now on pages go as what changed against `shadow`, which must outlive the
   /// Sender. Before the first epoch.
   void use_deltas(ckpt::Shadow* shadow) { shadow_pages_ = shadow; }
+
+  /// The guest has disks: what epochs change on them goes with the epochs, and the first one with what
+  /// `copier` copies. Both outlive the Sender. Before the first epoch.
+  void use_disks(disk::Tap* tap, disk::Copier* copier) {
+    tap_ = tap;
+    copier_ = copier;
+  }
 
   /// One frame outside the epochs. `exhausted`: no room now.
   Status send(ckpt::FrameType type, uint64_t epoch, ckpt::View body);
@@ -67,6 +75,10 @@ class Sender {
  private:
   Status append(ckpt::FrameType type, uint64_t epoch, ckpt::View body, uint64_t* checksum);
   Step discard_item();
+  bool has_room() const;
+  /// Sends what is in body_; false when it has to wait.
+  bool queue(uint64_t epoch, Time now);
+  Step send_copied(bool discard, Time now);
   Step encode(Time now);
   void encode_chunk(const Chunk& chunk);
   void encode_slot();  // its next frame; the last is COMMIT
@@ -78,7 +90,8 @@ class Sender {
   Duration heartbeat_interval_;
 
   std::optional<Item> item_;  // being sent
-  bool told_sealed_ = false, device_done_ = false;
+  bool told_sealed_ = false, disks_done_ = false, device_done_ = false;
+  bool copied_ = false;  // body_ comes from the copier
   uint64_t base_offset_ = 0, device_offset_ = 0;
   ckpt::Bytes body_;  // encoded, not yet queued when body_ready_
   bool body_ready_ = false;
@@ -92,10 +105,13 @@ class Sender {
   uint64_t last_digest_ = 0;
   uint64_t pages_ = 0, sent_bytes_ = 0;
   uint64_t captured_pages_ = 0, same_pages_ = 0, delta_pages_ = 0;
+  uint64_t disk_bytes_ = 0, body_disk_bytes_ = 0;
   Duration encode_time_{};
   Time first_queued_{};
 
   ckpt::Shadow* shadow_pages_ = nullptr;  // null: no deltas
+  disk::Tap* tap_ = nullptr;              // null: no disks
+  disk::Copier* copier_ = nullptr;
   ckpt::BlobHistory device_history_;
 
   std::array<EpochSlot*, kMaxInFlight> in_flight_{};  // oldest first

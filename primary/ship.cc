@@ -125,7 +125,10 @@ void Ship::run() {
     publish();
   }
   net_.divert(nullptr);
+  end_disks();
   capture_.reset();  // Waits for the driver call that is under way, then the guest runs on.
+  copier_.reset();
+  end_disks();  // The copier may have let it log just now.
   if (link_) link_->close(Status(Code::unavailable, "protection ended"));
   if (arbiter_thread_.joinable()) arbiter_thread_.join();
   wake_link_ = nullptr;
@@ -274,6 +277,7 @@ void Ship::on_stopped(Time now) {
       carry_out(core_.guest_gone(outcome.why, now));
       break;
     case Capture::Ending::guest_left:
+    case Capture::Ending::disk_error:
       carry_out(core_.unprotect(outcome.why.message(), now));
       break;
     case Capture::Ending::guest_error:
@@ -403,27 +407,43 @@ void Ship::tick(Time now) {
   if (!slow.ok()) carry_out(core_.too_slow(slow.with_context("backup " + config_.options.peer), now));
 }
 
+void Ship::start_epochs() {
+  CaptureOptions options;
+  options.pace = config_.options.pace;
+  options.precopy = config_.options.precopy;
+  options.sync_threshold_pages = config_.options.sync_threshold_pages;
+  options.sync_rounds = config_.options.sync_rounds;
+  options.seed = seed_ != nullptr;
+  options.on_event = config_.callbacks.on_guest_event;
+  if (disk::Disks* disks = config_.options.disks; disks != nullptr) {
+    copier_ = std::make_unique<disk::Copier>(disks->files(), disks->tap(),
+                                             config_.options.disk_sync_bytes_per_second, [this] { wake(); });
+    sender_->use_disks(&disks->tap(), copier_.get());
+    options.tap = &disks->tap();
+    options.copier = copier_.get();
+  }
+  capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
+  epochs_gone_ = false;
+  capture_->start();
+}
+
+/// Nothing is kept for the backup any more, and nothing of the guest waits for it.
+void Ship::end_disks() {
+  if (copier_) copier_->stop();
+  if (config_.options.disks != nullptr) config_.options.disks->tap().off();
+}
+
 void Ship::carry_out(const Actions& actions) {
   for (const Action& action : actions) carry_out(action);
 }
 
 void Ship::carry_out(const Action& action) {
   switch (action.kind) {
-    case Action::Kind::start_epochs: {
-      CaptureOptions options;
-      options.pace = config_.options.pace;
-      options.precopy = config_.options.precopy;
-      options.sync_threshold_pages = config_.options.sync_threshold_pages;
-      options.sync_rounds = config_.options.sync_rounds;
-      options.seed = seed_ != nullptr;
-      options.on_event = config_.callbacks.on_guest_event;
-      capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
-      epochs_gone_ = false;
-      capture_->start();
-      return;
-    }
+    case Action::Kind::start_epochs:
+      return start_epochs();
     case Action::Kind::stop_epochs:
       capture_->request_stop();
+      if (copier_) copier_->stop();
       // Nothing is sent any more: an epoch thread that waits for room must not wait for ever.
       if (!core_.may_send()) staging_->stop();
       return;
@@ -482,6 +502,7 @@ void Ship::send_goodbye() {
 void Ship::close_link() {
   close_at_ = Clock::now() + (drain_before_close_ ? kDrainTimeout : Duration::zero());
   staging_->stop();
+  end_disks();
 }
 
 void Ship::ask(uint64_t expected_generation) {

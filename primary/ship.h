@@ -85,6 +85,8 @@ class Ship {
   void carry_out(const Actions& actions);
   void carry_out(const Action& action);
   void ask(uint64_t expected_generation);
+  void start_epochs();
+  void end_disks();
   void send_goodbye();
   void close_link();
   void publish();
@@ -102,6 +104,7 @@ class Ship {
   std::unique_ptr<Handshake> handshake_;  // until READY
   std::unique_ptr<ckpt::Link> link_;      // from the connection to the end, also when it is closed
   std::optional<ckpt::Shadow> shadow_;    // unless deltas are switched off
+  std::unique_ptr<disk::Copier> copier_;  // from the first epoch on, when there are disks
   std::unique_ptr<Sender> sender_;
   std::unique_ptr<Capture> capture_;
   std::unique_ptr<SeedMap> seed_;  // until it is complete; the backup then waits for the first pass
