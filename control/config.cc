@@ -138,6 +138,8 @@ Status read_file(const std::string& path, Config* config, std::string* arbiter_a
                         integer_field("staging_mib", 8, 65536, &config->staging_mib),
                         integer_field("shadow_mib", 0, 1048576, &config->shadow_mib),
                         integer_field("packet_buffer_mib", 1, 65536, &config->packet_buffer_mib),
+                        integer_field("disk_buffer_mib", 8, 65536, &config->disk_buffer_mib),
+                        integer_field("disk_sync_mib_s", 0, 1048576, &config->disk_sync_mib_s),
                         integer_field("residue_s", 0, 86400, &config->residue_s),
                         choice_field("tracker", {"auto", "async", "sync"}, &config->tracker),
                         integer_field("arbiter_timeout_ms", 10, 600000, &config->arbiter_timeout_ms),

@@ -50,7 +50,9 @@ struct Config {
   int staging_mib = 128;
   int shadow_mib = 128;  // 0: no deltas
   int packet_buffer_mib = 64;
-  int residue_s = 600;  // how long a lost guest's or replica's memory is kept; 0: not at all
+  int disk_buffer_mib = 64;  // changes of a guest's disks that wait for the backup, or there for its disks
+  int disk_sync_mib_s = 0;   // a first sync's rate for disks; 0: no limit
+  int residue_s = 600;       // how long a lost guest's or replica's memory is kept; 0: not at all
   std::string tracker = "auto";
   int arbiter_timeout_ms = 2000;
   int ack_timeout_ms = 10000;         // a backup that lives but acknowledges nothing for so long is lost

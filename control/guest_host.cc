@@ -133,6 +133,7 @@ primary::Options GuestHost::protection_options(const std::string& peer,
   options.slow.after = std::chrono::milliseconds(config.slow_after_ms);
   options.slow.bound = std::chrono::milliseconds(config.slow_bound_ms);
   options.staging_bytes = static_cast<size_t>(config.staging_mib) << 20;
+  options.disk_sync_bytes_per_second = static_cast<uint64_t>(config.disk_sync_mib_s) << 20;
   options.shadow_bytes = static_cast<size_t>(config.shadow_mib) << 20;
   options.record_path = config.record_path;
   return options;

@@ -68,6 +68,9 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
   status->shadow_used_bytes = snapshot.shadow_used_bytes;
   status->shadow_limit_bytes = snapshot.shadow_limit_bytes;
   status->link_queue_bytes = snapshot.link_queue_bytes;
+  status->disks.sync_total_bytes = snapshot.disk_sync.total_bytes;
+  status->disks.sync_copied_bytes = snapshot.disk_sync.copied_bytes;
+  status->disks.sync_sent_bytes = snapshot.disk_sync.sent_bytes;
   status->heartbeat_rtt_seconds = snapshot.last_rtt_seconds;
   if (!snapshot.end.message().empty()) {
     status->reason = snapshot.end.message();

@@ -15,6 +15,24 @@ json reprotect_json(const ReprotectStatus& reprotect) {
           {"last_error", reprotect.last_error}};
 }
 
+json disks_json(const DisksStatus& disks) {
+  return {{"names", disks.names},
+          {"bytes", disks.bytes},
+          {"sync",
+           {{"total_bytes", disks.sync_total_bytes},
+            {"copied_bytes", disks.sync_copied_bytes},
+            {"sent_bytes", disks.sync_sent_bytes}}},
+          {"held_bytes", {{"used", disks.held_bytes}, {"limit", disks.limit_bytes}}},
+          {"waits", disks.waits},
+          {"written_bytes", disks.written_bytes},
+          {"committed_bytes", disks.committed_bytes},
+          {"replica",
+           {{"behind_bytes", disks.behind_bytes},
+            {"applied_bytes", disks.applied_bytes},
+            {"applied_epoch", disks.applied_epoch},
+            {"durable_epoch", disks.durable_epoch}}}};
+}
+
 }  // namespace
 
 json to_json(const GuestStatus& status) {
@@ -69,6 +87,7 @@ json to_json(const GuestStatus& status) {
       {"held_bytes", status.held_bytes},
       {"staging_bytes", {{"used", status.staging_used_bytes}, {"limit", status.staging_limit_bytes}}},
       {"shadow_bytes", {{"used", status.shadow_used_bytes}, {"limit", status.shadow_limit_bytes}}},
+      {"disks", disks_json(status.disks)},
       {"heartbeat_rtt_ms", status.heartbeat_rtt_seconds * 1e3},
       {"slow", status.slow},
       {"guest", {{"reboots", status.reboots}, {"panicked", status.panicked}}},

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "backup/session.h"
 #include "control/exit_code.h"
@@ -23,6 +24,15 @@ inline constexpr std::array<std::string_view, 15> kStates{
 
 struct Quantiles {
   double p50 = 0, p99 = 0, max = 0;
+};
+
+/// What a guest's disks are up to. Of the primary until `behind`.
+struct DisksStatus {
+  std::vector<std::string> names;
+  uint64_t bytes = 0;  // of all of them
+  uint64_t sync_total_bytes = 0, sync_copied_bytes = 0, sync_sent_bytes = 0;
+  uint64_t held_bytes = 0, limit_bytes = 0, waits = 0, written_bytes = 0, committed_bytes = 0;
+  uint64_t behind_bytes = 0, applied_bytes = 0, applied_epoch = 0, durable_epoch = 0;
 };
 
 /// The next automatic protection, where one is wanted.
@@ -62,6 +72,7 @@ struct GuestStatus {
   bool slow = false;      // the backup is, at present
   uint64_t reboots = 0;   // of the guest, since it came to run here
   bool panicked = false;  // its system did, and has not rebooted since
+  DisksStatus disks;
   ReprotectStatus reprotect;
   std::string transport;  // "tls" or "plain" while it does
 };

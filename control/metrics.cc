@@ -127,6 +127,20 @@ struct Metrics::Families {
             "and matched (they were not sent).");
   Family<Gauge>& resync_sent =
       gauge("remusd_resync_sent_bytes", "Bytes that the first epoch took on the wire, last time.");
+  Family<Gauge>& disk_held =
+      gauge("remusd_disk_held_bytes", "Changes of the guest's disks that no acknowledged epoch has yet.");
+  Family<Counter>& disk_waits = counter(
+      "remusd_disk_waits_total", "Times that changes of the guest's disks had to wait for the backup.");
+  Family<Counter>& disk_bytes =
+      counter("remusd_disk_bytes_total",
+              "Bytes of the guest's disks while it was protected, by kind: written by the guest, committed "
+              "(each byte once for each epoch), applied (on the backup).");
+  Family<Gauge>& disk_sync =
+      gauge("remusd_disk_sync_bytes",
+            "The last first sync of the guest's disks, by kind: total, copied, sent (on the wire).");
+  Family<Gauge>& disk_behind =
+      gauge("remusd_replica_behind_bytes",
+            "Changes that the backup has committed and not yet brought to its disks.");
   Family<Gauge>& vm_memory =
       gauge("remusd_vm_memory_bytes", "Memory that protecting this guest takes, by kind.");
 };
@@ -247,6 +261,16 @@ struct VmMetrics::Series {
   Gauge& resync_total = gauge(families.resync_pages, "kind", "total");
   Gauge& resync_matched = gauge(families.resync_pages, "kind", "matched");
   Gauge& resync_sent = add(families.resync_sent, {});
+  Gauge& disk_held = add(families.disk_held, {});
+  Counter& disk_waits = add(families.disk_waits, {});
+  Counter& disk_written = counter(families.disk_bytes, "kind", "written");
+  Counter& disk_committed = counter(families.disk_bytes, "kind", "committed");
+  Counter& disk_applied = counter(families.disk_bytes, "kind", "applied");
+  Gauge& disk_sync_total = gauge(families.disk_sync, "kind", "total");
+  Gauge& disk_sync_copied = gauge(families.disk_sync, "kind", "copied");
+  Gauge& disk_sync_sent = gauge(families.disk_sync, "kind", "sent");
+  Gauge& disk_behind = add(families.disk_behind, {});
+  DisksStatus disks;  // what was already counted; the strand's
   Gauge& memory_all = gauge(families.vm_memory, "kind", "all");
   Gauge& memory_staging = gauge(families.vm_memory, "kind", "staging");
   Gauge& memory_shadow = gauge(families.vm_memory, "kind", "shadow");
@@ -324,11 +348,30 @@ void VmMetrics::reset_net() {
   series_->held.Set(0);
 }
 
+void VmMetrics::on_disks(const DisksStatus& now) {
+  Series& s = *series_;
+  // A new tap or replica counts from 0 again.
+  const auto count = [](Counter& counter, uint64_t new_value, uint64_t before) {
+    counter.Increment(static_cast<double>(new_value >= before ? new_value - before : new_value));
+  };
+  count(s.disk_waits, now.waits, s.disks.waits);
+  count(s.disk_written, now.written_bytes, s.disks.written_bytes);
+  count(s.disk_committed, now.committed_bytes, s.disks.committed_bytes);
+  count(s.disk_applied, now.applied_bytes, s.disks.applied_bytes);
+  s.disk_held.Set(static_cast<double>(now.held_bytes));
+  s.disk_behind.Set(static_cast<double>(now.behind_bytes));
+  s.disk_sync_total.Set(static_cast<double>(now.sync_total_bytes));
+  s.disk_sync_copied.Set(static_cast<double>(now.sync_copied_bytes));
+  s.disk_sync_sent.Set(static_cast<double>(now.sync_sent_bytes));
+  s.disks = now;
+}
+
 void VmMetrics::on_status(const GuestStatus& status) {
   Series& s = *series_;
   for (size_t i = 0; i < kStates.size(); ++i) s.states[i]->Set(kStates[i] == status.state ? 1 : 0);
   s.primary.Set(status.role == "primary" && status.state != "stopped" && status.state != "fenced" ? 1 : 0);
   s.generation.Set(static_cast<double>(status.generation));
+  on_disks(status.disks);
   s.applied.Set(static_cast<double>(status.applied));
   s.rtt.Set(status.heartbeat_rtt_seconds);
   s.promote.Set(status.promote_ms / 1e3);

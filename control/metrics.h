@@ -59,6 +59,7 @@ class VmMetrics {
   void on_status(const GuestStatus& status);
 
  private:
+  void on_disks(const DisksStatus& now);
   struct Series;
   std::unique_ptr<Series> series_;
 };

@@ -73,7 +73,6 @@ struct Snapshot {
   uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;
   uint64_t memory_bytes = 0;     // what this protection holds beyond the guest's own, at most
   disk::CopyProgress disk_sync;  // zeros without disks
-  disk::TapStats disks;
   std::string tracker;
   std::string note;  // why an order was not followed, or what the arbiter said last; empty: nothing
 };
