@@ -186,6 +186,9 @@ def wanted(result):
     at_most("pause p99 at 8k pages/s, of the floor's p50: <= 2.5", ratio(pause99, floor), 2.5)
     at_most("pause p50, of the pause of migrate with x-ignore-shared: <= 0.6",
             ratio(pause50, at(result, "peers.migrate_ignore_shared.pause_ms.p50")), 0.6)
+    at_most("... both from QEMU's STOP to its RESUME: <= 0.6",
+            ratio(at(result, f"{busy}.stop_to_resume_ms.p50"),
+                  at(result, "peers.migrate_ignore_shared.stop_to_resume_ms.p50")), 0.6)
     at_most("pause p50, of a full live migrate's total: <= 0.05",
             ratio(pause50, at(result, "peers.migrate_live.total_ms.p50")), 0.05)
     at_least("guest progress at 25 ms and 8k pages/s: >= 0.95", at(result, f"{busy}.progress_ratio"), 0.95)

@@ -10,7 +10,8 @@ import os
 import sys
 import time
 
-from figures import empty_workload, means, middles, parse_metrics, phases, ratio
+from figures import empty_workload, means, middles, parse_metrics, phases, quantiles, ratio
+from qmp import Monitor, pauses_ms
 from world import GUEST_IP, World, WorldError, run, wait_until
 from failover import boot, one_round, protect, protection
 from measure import cpu_seconds, daemon_pid, set_dirty, stretch
@@ -37,6 +38,7 @@ class Workload:
     server: str = ""
     epoch: str = "25ms"
     latency_target: bool = False
+    events: bool = False  # QEMU's own STOP and RESUME are listened to, as those of the peers are
     longer: float = 1  # its stretches, for a p99 of more epochs
     quick: bool = True
 
@@ -45,7 +47,7 @@ GUEST = [
     Workload("idle"),
     Workload("cpu", spin=True),
     Workload("dirty_1k", rate=1000, spin=True),
-    Workload("dirty_8k", rate=8000, spin=True, longer=2),
+    Workload("dirty_8k", rate=8000, spin=True, events=True, longer=2),
     Workload("dirty_40k", rate=40000, spin=True),
     Workload("dirty_8k_5ms", rate=8000, spin=True, epoch="5ms"),
     Workload("dirty_8k_2ms", rate=8000, spin=True, epoch="2ms"),
@@ -100,11 +102,16 @@ def load(world, client, workload, seconds):
     return stretch(client, seconds * workload.longer)
 
 
+def monitor_path(world):
+    return os.path.join(world.dir, "bench.qmp")
+
+
 class Meter:
     """What the daemons count and consume, over one stretch of protection."""
 
-    def __init__(self, world, guest="vm1"):
+    def __init__(self, world, guest="vm1", events=False):
         self.world, self.guest = world, guest
+        self.monitor = Monitor(monitor_path(world)) if events else None
         self.metrics = self._metrics()
         self.status = world.a.status(guest)
         self.cpu = self._cpu()
@@ -119,6 +126,10 @@ class Meter:
     def read(self):
         span, cpu = time.monotonic() - self.begun, self._cpu()
         metrics, status = self._metrics(), self.world.a.status(self.guest)
+        between = None
+        if self.monitor:
+            between = quantiles(pauses_ms(self.monitor.drain()))
+            self.monitor.close()
         if status["state"] != "protected":
             raise WorldError(f"{self.guest} is {status['state']} after the stretch: {status['reason']}")
 
@@ -128,7 +139,7 @@ class Meter:
 
         sent = grown("remusd_checkpoint_sent_bytes_total")
         found = {"epoch_ms": status["epoch_ms"], "pause_ms": status["pause_ms"],
-                 "commit_ms": status["commit_ms"], "dirty_pages": status["dirty_pages"],
+                 "stop_to_resume_ms": between, "commit_ms": status["commit_ms"], "dirty_pages": status["dirty_pages"],
                  "phases_ms": phases(self.metrics, metrics),
                  "wire_ratio": ratio(sent, grown("remusd_checkpoint_raw_bytes_total")),
                  "wire_mb_s": None if sent is None else sent / span / 1e6,
@@ -159,7 +170,7 @@ def one_comparison(world, client, workload, options, before):
     protect(world, more=arguments_of(workload, options))
     first_sync_s = time.monotonic() - begun
     time.sleep(SETTLE_S)  # What is measured is a stretch of steady protection.
-    meter = Meter(world)
+    meter = Meter(world, events=workload.events)
     guarded = load(world, client, workload, options.seconds)
     found = meter.read()
     world.a.must("unprotect", "vm1")
@@ -225,7 +236,8 @@ def measure(names, options, tell):
             continue
         try:
             with World(protection(guest_options(**PATIENT))) as world:
-                client = boot(world, guest_options(), servers=servers)
+                client = boot(world, guest_options(), servers=servers,
+                              extra_args=["-qmp", f"unix:{monitor_path(world)},server=on,wait=off"])
                 client.ask("pause")
                 for workload in chosen:
                     try:
