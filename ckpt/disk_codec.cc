@@ -13,7 +13,7 @@
 namespace remusd::ckpt {
 namespace {
 
-constexpr size_t kHeadBytes = 8;
+constexpr size_t kDiskHeadBytes = 8;
 // Below this lz4 costs more time than the bytes are worth.
 constexpr size_t kCompressFrom = 256;
 
@@ -27,13 +27,13 @@ Status bad_run(uint32_t index, const char* why) {
 
 uint32_t count_of(View body) {
   uint32_t count = 0;
-  if (body.size() >= kHeadBytes) std::memcpy(&count, body.data(), sizeof count);
+  if (body.size() >= kDiskHeadBytes) std::memcpy(&count, body.data(), sizeof count);
   return count;
 }
 
 DiskEntry entry_at(View body, size_t index) {
   DiskEntry entry;
-  std::memcpy(&entry, body.data() + kHeadBytes + index * sizeof entry, sizeof entry);
+  std::memcpy(&entry, body.data() + kDiskHeadBytes + index * sizeof entry, sizeof entry);
   return entry;
 }
 
@@ -65,7 +65,7 @@ const char* wrong_with(const DiskEntry& entry, std::span<const uint64_t> disk_by
 template <typename Function>
 Status for_each(View body, Function function) {
   const uint32_t count = count_of(body);
-  size_t at = kHeadBytes + count * sizeof(DiskEntry);
+  size_t at = kDiskHeadBytes + count * sizeof(DiskEntry);
   for (uint32_t i = 0; i < count; ++i) {
     const DiskEntry entry = entry_at(body, i);
     REMUSD_ASSERT(entry.payload_bytes <= body.size() - at, "the body was checked");
@@ -91,7 +91,7 @@ bool DiskBody::add(const DiskRun& run) {
   REMUSD_ASSERT(run.bytes > 0 && run.bytes <= kMaxDiskRunBytes, "the caller cuts changes into runs");
   REMUSD_ASSERT(run.encoding != DiskEncoding::lz4, "lz4 is ours to choose");
   if (entries_.size() == kMaxDiskRunsPerFrame) return false;
-  const size_t used = kHeadBytes + (entries_.size() + 1) * sizeof(DiskEntry) + payloads_.size();
+  const size_t used = kDiskHeadBytes + (entries_.size() + 1) * sizeof(DiskEntry) + payloads_.size();
   // Told without looking at the data, so that a run is encoded once.
   if (run.encoding == DiskEncoding::raw && used + run.bytes > kMaxBodyBytes) return false;
 
@@ -139,7 +139,7 @@ void DiskBody::take(Bytes* out) {
 
 Status check_disk(View body, std::span<const uint64_t> disk_bytes, uint64_t* raw_bytes) {
   *raw_bytes = 0;
-  if (body.size() < kHeadBytes) return bad("count is cut off");
+  if (body.size() < kDiskHeadBytes) return bad("count is cut off");
   const uint32_t count = count_of(body);
   if (count == 0 || count > kMaxDiskRunsPerFrame)
     return bad("count " + std::to_string(count) + " is not within 1 to " +
@@ -147,7 +147,7 @@ Status check_disk(View body, std::span<const uint64_t> disk_bytes, uint64_t* raw
   uint32_t reserved = 0;
   std::memcpy(&reserved, body.data() + sizeof count, sizeof reserved);
   if (reserved != 0) return bad("reserved is not 0");
-  if (body.size() < kHeadBytes + count * sizeof(DiskEntry)) return bad("table is cut off");
+  if (body.size() < kDiskHeadBytes + count * sizeof(DiskEntry)) return bad("table is cut off");
   uint64_t payload_bytes = 0, changed = 0;
   for (uint32_t i = 0; i < count; ++i) {
     const DiskEntry entry = entry_at(body, i);
@@ -155,7 +155,7 @@ Status check_disk(View body, std::span<const uint64_t> disk_bytes, uint64_t* raw
     payload_bytes += entry.payload_bytes;
     changed += entry.bytes;
   }
-  if (payload_bytes != body.size() - kHeadBytes - count * sizeof(DiskEntry))
+  if (payload_bytes != body.size() - kDiskHeadBytes - count * sizeof(DiskEntry))
     return bad("payloads do not fill the body");
   *raw_bytes = changed;
   return {};
