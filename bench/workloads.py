@@ -237,7 +237,9 @@ def measure(names, options, tell):
         try:
             with World(protection(guest_options(**PATIENT))) as world:
                 client = boot(world, guest_options(), servers=servers,
-                              extra_args=["-qmp", f"unix:{monitor_path(world)},server=on,wait=off"])
+                              extra_args=["-chardev",
+                                          f"socket,id=bench,path={monitor_path(world)},server=on,wait=off",
+                                          "-mon", "chardev=bench,mode=control"])
                 client.ask("pause")
                 for workload in chosen:
                     try:

@@ -7,18 +7,12 @@
 #include <random>
 
 #include "ckpt/records.h"
+#include "tests/ckpt_encoded.h"
 
 namespace remusd::ckpt {
 namespace {
 
 using ::testing::HasSubstr;
-
-template <typename Record>
-Bytes encoded(const Record& record) {
-  Bytes body;
-  encode(record, &body);
-  return body;
-}
 
 /// decode() and, when it accepts, encode() again: a record that is accepted must be the one that was written.
 template <typename Record>

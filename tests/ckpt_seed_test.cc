@@ -6,18 +6,12 @@
 
 #include "ckpt/frame.h"
 #include "ckpt/seed.h"
+#include "tests/ckpt_encoded.h"
 
 namespace remusd::ckpt {
 namespace {
 
 using ::testing::HasSubstr;
-
-template <typename Record>
-Bytes encoded(const Record& record) {
-  Bytes body;
-  encode(record, &body);
-  return body;
-}
 
 Bytes digests(size_t pages) {
   Bytes bytes(pages * sizeof(PageDigest));
