@@ -109,9 +109,11 @@ def monitor_path(world):
 class Meter:
     """What the daemons count and consume, over one stretch of protection."""
 
-    def __init__(self, world, guest="vm1", events=False):
+    def __init__(self, world, guest="vm1", monitor=None):
         self.world, self.guest = world, guest
-        self.monitor = Monitor(monitor_path(world)) if events else None
+        self.monitor = monitor
+        if monitor:
+            monitor.drain()
         self.metrics = self._metrics()
         self.status = world.a.status(guest)
         self.cpu = self._cpu()
@@ -129,7 +131,6 @@ class Meter:
         between = None
         if self.monitor:
             between = quantiles(pauses_ms(self.monitor.drain()))
-            self.monitor.close()
         if status["state"] != "protected":
             raise WorldError(f"{self.guest} is {status['state']} after the stretch: {status['reason']}")
 
@@ -159,7 +160,7 @@ def arguments_of(workload, options):
     return more
 
 
-def one_comparison(world, client, workload, options, before):
+def one_comparison(world, client, monitor, workload, options, before):
     """Protected, then unprotected again; ratios are to the mean of the unprotected stretches before and
     after, so that a machine which becomes slower or faster does not pass for a cost. Returns the figures and
     the stretch after."""
@@ -170,7 +171,7 @@ def one_comparison(world, client, workload, options, before):
     protect(world, more=arguments_of(workload, options))
     first_sync_s = time.monotonic() - begun
     time.sleep(SETTLE_S)  # What is measured is a stretch of steady protection.
-    meter = Meter(world, events=workload.events)
+    meter = Meter(world, monitor=monitor if workload.events else None)
     guarded = load(world, client, workload, options.seconds)
     found = meter.read()
     world.a.must("unprotect", "vm1")
@@ -190,7 +191,7 @@ def one_comparison(world, client, workload, options, before):
     return found, after
 
 
-def compare(world, client, workload, options, tell):
+def compare(world, client, monitor, workload, options, tell):
     """All rounds of one workload; the median of each figure."""
     if workload.latency_target and "--latency-target" not in protect_help(world.a):
         return empty_workload("not measured: `remusd protect` has no --latency-target")
@@ -205,7 +206,7 @@ def compare(world, client, workload, options, tell):
     rounds = []
     alone = load(world, client, workload, options.seconds)
     for number in range(1, options.rounds + 1):
-        found, alone = one_comparison(world, client, workload, options, alone)
+        found, alone = one_comparison(world, client, monitor, workload, options, alone)
         rounds.append(found)
         pause = rounds[-1]["pause_ms"]
         tell(f"  {workload.name} {number}/{options.rounds}: pause p50 {pause['p50']:.2f} p99 "
@@ -241,9 +242,10 @@ def measure(names, options, tell):
                                           f"socket,id=bench,path={monitor_path(world)},server=on,wait=off",
                                           "-mon", "chardev=bench,mode=control"])
                 client.ask("pause")
+                monitor = Monitor(monitor_path(world))  # before a standby takes its path
                 for workload in chosen:
                     try:
-                        found[workload.name] = compare(world, client, workload, options, tell)
+                        found[workload.name] = compare(world, client, monitor, workload, options, tell)
                     except WorldError as error:
                         errors[workload.name] = str(error)
                         tell(f"  {workload.name}: {error}")
