@@ -6,25 +6,39 @@
 namespace remusd::control {
 namespace {
 
-constexpr size_t kMaxNics = 8;
+constexpr size_t kMaxNics = 8, kMaxDisks = 16;
 
-Status read_nics(const toml::node& node, std::vector<guest::NicDefinition>* nics) {
-  const toml::array* array = node.as_array();
-  if (array == nullptr) return {Code::invalid, ""};
-  for (const toml::node& element : *array) {
-    const toml::table* table = element.as_table();
-    if (table == nullptr) return {Code::invalid, ""};
-    guest::NicDefinition nic;
-    REMUSD_TRY(read_fields(
-        *table, "nic.",
-        {choice_field("model", {"virtio-net-pci", "e1000"}, &nic.model), text_field("mac", &nic.mac),
-         text_field("bridge", &nic.bridge), text_field("tap", &nic.tap)}));
-    if (nics->size() == kMaxNics) {
-      return {Code::invalid, where(element) + ": more than " + std::to_string(kMaxNics) + " [[nic]] tables"};
-    }
-    nics->push_back(std::move(nic));
-  }
-  return {};
+/// An array of at most `most` tables, [[key]], each of which is read into a new element of *out.
+template <typename Element>
+TomlField tables_field(const std::string& key, size_t most, std::vector<Element>* out,
+                       std::function<std::vector<TomlField>(Element*)> fields_of) {
+  return {key, "an array of tables, [[" + key + "]]", [=](const toml::node& node) -> Status {
+            const toml::array* array = node.as_array();
+            if (array == nullptr) return {Code::invalid, ""};
+            for (const toml::node& element : *array) {
+              const toml::table* table = element.as_table();
+              if (table == nullptr) return {Code::invalid, ""};
+              Element read;
+              REMUSD_TRY(read_fields(*table, key + ".", fields_of(&read)));
+              if (out->size() == most) {
+                return {Code::invalid,
+                        where(element) + ": more than " + std::to_string(most) + " [[" + key + "]] tables"};
+              }
+              out->push_back(std::move(read));
+            }
+            return {};
+          }};
+}
+
+std::vector<TomlField> nic_fields(guest::NicDefinition* nic) {
+  return {choice_field("model", {"virtio-net-pci", "e1000"}, &nic->model), text_field("mac", &nic->mac),
+          text_field("bridge", &nic->bridge), text_field("tap", &nic->tap)};
+}
+
+std::vector<TomlField> disk_fields(guest::DiskDefinition* disk) {
+  return {text_field("name", &disk->name), text_field("path", &disk->path),
+          text_field("backup_path", &disk->backup_path), bool_field("read_only", &disk->read_only),
+          choice_field("model", {"virtio-blk-pci"}, &disk->model)};
 }
 
 // Validation knows fields, not lines: the line of the first key that its message names.
@@ -59,8 +73,8 @@ Result<guest::Definition> load_guest_file(const std::string& path) {
                    text_field("kernel", &definition.kernel), text_field("initrd", &definition.initrd),
                    text_field("append", &definition.append), text_field("serial_log", &definition.serial_log),
                    text_list_field("extra_args", &definition.extra_args),
-                   TomlField{"nic", "an array of tables, [[nic]]",
-                             [&](const toml::node& node) { return read_nics(node, &definition.nics); }},
+                   tables_field<guest::NicDefinition>("nic", kMaxNics, &definition.nics, nic_fields),
+                   tables_field<guest::DiskDefinition>("disk", kMaxDisks, &definition.disks, disk_fields),
                    table_field("attach", attach), table_field("sim", sim)}));
   if (definition.name.empty()) {
     return Status(Code::invalid, path + ":1: 'name' is missing; it must be " + std::string(kNameRule));

@@ -131,8 +131,8 @@ class Checker {
     }
     if (contains(kDiskOptions, option) && !read_only(value)) {
       return unsafe(
-          "disk writes are not held back and would run ahead of the backup; only read-only disks "
-          "(readonly=on, read-only=on) can be protected");
+          "disk writes are not held back and would run ahead of the backup; declare disks in the definition, "
+          "or use read-only ones (readonly=on, read-only=on)");
     }
     if (contains(kNetOptions, option)) return check_net(option, option_value(value, "type", "type"));
     return {};

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdio>
 #include <set>
+#include <utility>
 
 #include "guest/arguments.h"
 #include "guest/definition_limits.h"
@@ -145,6 +146,11 @@ void complete(Definition* definition) {
     for (char& c : nic.mac) c = c >= 'A' && c <= 'F' ? static_cast<char>(c - 'A' + 'a') : c;
     if (nic.tap.empty()) nic.tap = derived_tap(definition->name, i);
   }
+  for (size_t i = 0; i < definition->disks.size(); ++i) {
+    DiskDefinition& disk = definition->disks[i];
+    if (disk.name.empty()) disk.name = "disk" + std::to_string(i);
+    if (disk.backup_path.empty()) disk.backup_path = disk.path;
+  }
 }
 
 Status check_nics(const Definition& definition) {
@@ -161,6 +167,37 @@ Status check_nics(const Definition& definition) {
     if (nic.bridge == nic.tap) return wrong(field + "tap", nic.tap, "another name than the bridge's");
     if (!macs.insert(nic.mac).second) return wrong(field + "mac", nic.mac, "a MAC of its own");
     if (!taps.insert(nic.tap).second) return wrong(field + "tap", nic.tap, "a TAP of its own");
+  }
+  return {};
+}
+
+Status check_disk_path(const std::string& field, const std::string& path, std::set<std::string>* taken) {
+  if (path.empty()) return {Code::invalid, field + " is missing; allowed: an absolute path"};
+  REMUSD_TRY(check_path(field, path));
+  return taken->insert(path).second ? Status() : wrong(field, path, "a file or block device of its own");
+}
+
+Status check_disks(const Definition& definition) {
+  if (definition.disks.empty()) return {};
+  if (definition.driver != "qemu") {
+    return {Code::invalid, "disks: not allowed with driver " + definition.driver + "; allowed: qemu"};
+  }
+  if (!definition.attach_qmp.empty()) {
+    return {Code::invalid,
+            "disks: not allowed together with attach_qmp; have remusd start a guest that has disks"};
+  }
+  std::set<std::string> names, paths, backup_paths;
+  for (size_t i = 0; i < definition.disks.size(); ++i) {
+    const DiskDefinition& disk = definition.disks[i];
+    const std::string field = "disks[" + std::to_string(i) + "].";
+    if (disk.name.size() > kMaxDiskNameBytes || !only(disk.name.substr(0, 1), {kLower}) ||
+        !only(disk.name, {kLower, kDigits, "-"})) {
+      return wrong(field + "name", disk.name, "1 to 16 of a-z, 0-9, '-', the first a letter");
+    }
+    if (!names.insert(disk.name).second) return wrong(field + "name", disk.name, "a name of its own");
+    REMUSD_TRY(check_disk_path(field + "path", disk.path, &paths));
+    REMUSD_TRY(check_disk_path(field + "backup_path", disk.backup_path, &backup_paths));
+    if (disk.model != "virtio-blk-pci") return wrong(field + "model", disk.model, "virtio-blk-pci");
   }
   return {};
 }
@@ -233,13 +270,23 @@ Status complete_and_validate(Definition* definition) {
     return {Code::invalid, "nics: " + std::to_string(d.nics.size()) + " cards; allowed: at most " +
                                std::to_string(kMaxNics)};
   }
+  if (d.disks.size() > kMaxDisks) {
+    return {Code::invalid, "disks: " + std::to_string(d.disks.size()) + " disks; allowed: at most " +
+                               std::to_string(kMaxDisks)};
+  }
   REMUSD_TRY(check_boot(d));
   REMUSD_TRY(check_list("extra_args", d.extra_args, kMaxExtraArguments));
   REMUSD_TRY(check_arguments(d.extra_args, ArgumentsOf::extra, "extra_args"));
   REMUSD_TRY(check_attach(d));
   REMUSD_TRY(check_range("sim.dirty_pages_per_ms", d.sim.dirty_pages_per_ms, 0, kMaxSimDirtyPagesPerMs));
   complete(definition);
-  return check_nics(d);
+  REMUSD_TRY(check_nics(d));
+  return check_disks(d);
+}
+
+Definition of_the_other_host(Definition definition) {
+  for (DiskDefinition& disk : definition.disks) std::swap(disk.path, disk.backup_path);
+  return definition;
 }
 
 }  // namespace remusd::guest

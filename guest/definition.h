@@ -22,6 +22,17 @@ struct NicDefinition {
   bool operator==(const NicDefinition&) const = default;
 };
 
+/// A disk that is kept on both hosts. Its writes are held back like packets.
+struct DiskDefinition {
+  std::string name;         // [a-z][a-z0-9-]{0,15}; default: "disk" and its number
+  std::string path;         // on this host: a raw file or a block device, absolute
+  std::string backup_path;  // on the peer; default: the same path
+  bool read_only = false;
+  std::string model = "virtio-blk-pci";
+
+  bool operator==(const DiskDefinition&) const = default;
+};
+
 struct SimDefinition {
   uint64_t seed = 1;
   uint32_t dirty_pages_per_ms = 8;
@@ -40,6 +51,7 @@ struct Definition {
   std::string kernel, initrd, append;  // direct kernel boot; empty: firmware boot
   std::string serial_log;              // file for the serial console, on whichever host runs it; empty: none
   std::vector<NicDefinition> nics;
+  std::vector<DiskDefinition> disks;
   std::vector<std::string> extra_args;  // appended to QEMU's command line on both sides
   std::string attach_qmp;  // attach to a QEMU already running: its QMP socket; empty: we start it
   std::vector<std::string> attach_command;  // its command line, read from the process, for the standby
@@ -48,9 +60,12 @@ struct Definition {
   bool operator==(const Definition&) const = default;
 };
 
-/// Fills what has a default that depends on other fields (MACs, TAP names), then checks every field; the
-/// error names the field and the values allowed.
+/// Fills what has a default that depends on other fields (MACs, TAP names, the disks' names and places), then
+/// checks every field; the error names the field and the values allowed.
 Status complete_and_validate(Definition* definition);
+/// The same guest as its other host defines it: each disk's two paths change places.
+/// REQUIRES: complete_and_validate() has completed it.
+Definition of_the_other_host(Definition definition);
 
 std::string to_json(const Definition& definition);
 /// Checks the form only: the caller goes on with complete_and_validate().

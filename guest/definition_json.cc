@@ -12,7 +12,15 @@ std::string to_json(const Definition& definition) {
   for (const NicDefinition& nic : definition.nics) {
     nics.push_back({{"model", nic.model}, {"mac", nic.mac}, {"bridge", nic.bridge}, {"tap", nic.tap}});
   }
-  return dump(json{
+  json disks = json::array();
+  for (const DiskDefinition& disk : definition.disks) {
+    disks.push_back({{"name", disk.name},
+                     {"path", disk.path},
+                     {"backup_path", disk.backup_path},
+                     {"read_only", disk.read_only},
+                     {"model", disk.model}});
+  }
+  json out{
       {"name", definition.name},
       {"driver", definition.driver},
       {"machine", definition.machine},
@@ -29,7 +37,10 @@ std::string to_json(const Definition& definition) {
       {"attach_qmp", definition.attach_qmp},
       {"attach_command", definition.attach_command},
       {"sim", {{"seed", definition.sim.seed}, {"dirty_pages_per_ms", definition.sim.dirty_pages_per_ms}}},
-  });
+  };
+  // A peer that knows nothing of disks refuses the member, as it must, and takes guests without.
+  if (!disks.empty()) out["disks"] = std::move(disks);
+  return dump(out);
 }
 
 Result<Definition> definition_from_json(std::string_view text) {
@@ -61,6 +72,19 @@ Result<Definition> definition_from_json(std::string_view text) {
       members.text("tap", &nic.tap, kMaxInterfaceBytes);
       fields.note(members.finish());
       definition.nics.push_back(std::move(nic));
+    }
+  }
+  if (const json* disks = fields.array("disks", kMaxDisks)) {
+    for (size_t i = 0; i < disks->size(); ++i) {
+      DiskDefinition disk;
+      JsonFields members((*disks)[i], "disks[" + std::to_string(i) + "].", kCode);
+      members.text("name", &disk.name, kMaxNameBytes);
+      members.text("path", &disk.path, kMaxPathBytes);
+      members.text("backup_path", &disk.backup_path, kMaxPathBytes);
+      members.flag("read_only", &disk.read_only);
+      members.text("model", &disk.model, kMaxNameBytes);
+      fields.note(members.finish());
+      definition.disks.push_back(std::move(disk));
     }
   }
   if (const json* sim = fields.object("sim")) {

@@ -1,6 +1,7 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "guest/guest.h"
 
+#include "guest/qemu/command.h"
 #include "guest/qemu/driver.h"
 #include "guest/sim/driver.h"
 
@@ -35,6 +36,16 @@ Result<std::unique_ptr<Guest>> Standby::restore_and_run(std::span<const std::byt
                                                         std::span<const std::byte> device) {
   REMUSD_TRY(load(base, device));
   return run();
+}
+
+const std::vector<DiskEndpoint>& no_disks() {
+  static const std::vector<DiskEndpoint> kNone;
+  return kNone;
+}
+
+Result<std::vector<DiskEndpoint>> disks_of(const Definition& definition, const DriverOptions& options) {
+  if (is_sim(definition)) return no_disks();
+  return qemu::disk_endpoints(definition, options);
 }
 
 Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverOptions& options) {

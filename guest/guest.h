@@ -31,6 +31,7 @@
 #include "ckpt/pages.h"
 #include "ckpt/status.h"
 #include "guest/definition.h"
+#include "guest/endpoints.h"
 #include "guest/facts.h"
 #include "guest/residue.h"
 
@@ -43,21 +44,13 @@ struct Event {
   std::string detail;  // one line for the log
 };
 
-/// One network card, as the guest's side sees it.
-struct NicEndpoint {
-  std::string id;           // "net0"
-  std::string mac;          // "52:54:00:12:34:56"
-  std::string socket_path;  // QEMU listens here (stream netdev, server=on); frames are be32 length + bytes
-  std::string bridge;       // bridge to plug the TAP into; empty: none
-  std::string tap;          // TAP name; at most 15 characters
-};
-
 class Guest {
  public:
   virtual ~Guest() = default;
 
   virtual const Facts& facts() const = 0;
   virtual const std::vector<NicEndpoint>& nics() const = 0;
+  virtual const std::vector<DiskEndpoint>& disks() const { return no_disks(); }
   /// The whole RAM image, mapped shared; lives as long as the Guest. size() is a multiple of kPageSize.
   virtual std::span<const std::byte> memory() const = 0;
   /// Hypervisor process, or 0 when there is none (sim).
@@ -113,6 +106,7 @@ class Standby {
 
   virtual const Facts& facts() const = 0;
   virtual const std::vector<NicEndpoint>& nics() const = 0;
+  virtual const std::vector<DiskEndpoint>& disks() const { return no_disks(); }
   /// The committed image, mapped shared and writable. All zero when the Standby is made.
   virtual std::span<std::byte> memory() = 0;
   virtual int pid() const = 0;
@@ -143,6 +137,8 @@ struct DriverOptions {
   int qmp_timeout_ms = 5000;
 };
 
+/// What disks() of the guest or of its standby will be, for those who serve them.
+Result<std::vector<DiskEndpoint>> disks_of(const Definition& definition, const DriverOptions& options);
 /// Starts the guest and lets it run. The definition has been validated.
 Result<std::unique_ptr<Guest>> start(const Definition& definition, const DriverOptions& options);
 /// Completes the definition of a guest that already runs (attach_qmp) from the guest itself: what the peer

@@ -106,6 +106,16 @@ void JsonFields::text(const char* key, std::string* out, size_t max_bytes, Need 
   if (const json* value = find(key, need)) take_text(*value, name_of(key), max_bytes, out);
 }
 
+void JsonFields::flag(const char* key, bool* out, Need need) {
+  const json* value = find(key, need);
+  if (value == nullptr) return;
+  if (!value->is_boolean()) {
+    refuse(name_of(key), std::string("expected true or false, got ") + value->type_name());
+    return;
+  }
+  *out = value->get<bool>();
+}
+
 const json* JsonFields::array(const char* key, size_t max_elements, Need need) {
   const json* value = find(key, need);
   if (value == nullptr) return nullptr;

@@ -41,6 +41,7 @@ class JsonFields {
   enum class Need { optional, required };
 
   void text(const char* key, std::string* out, size_t max_bytes, Need need = Need::optional);
+  void flag(const char* key, bool* out, Need need = Need::optional);
   void texts(const char* key, std::vector<std::string>* out, size_t max_elements, size_t max_bytes,
              Need need = Need::optional);
   template <typename T>

@@ -172,6 +172,27 @@ TEST_F(ConfigTest, AGuestFileBecomesADefinition) {
   EXPECT_EQ(guest->sim.seed, 9u);
 }
 
+TEST_F(ConfigTest, AGuestFileNamesDisks) {
+  const auto guest = load_guest_file(
+      write("vm1.toml",
+            "name = \"vm1\"\n[[disk]]\npath = \"/a/root.img\"\nbackup_path = \"/b/root.img\"\n"
+            "[[disk]]\nname = \"data\"\npath = \"/dev/vg/data\"\nread_only = true\n"));
+  ASSERT_TRUE(guest.ok()) << guest.status().message();
+  ASSERT_EQ(guest->disks.size(), 2u);
+  EXPECT_EQ(guest->disks[0], (guest::DiskDefinition{"disk0", "/a/root.img", "/b/root.img"}));
+  EXPECT_EQ(guest->disks[1], (guest::DiskDefinition{"data", "/dev/vg/data", "/dev/vg/data", true}));
+
+  EXPECT_THAT(guest_error("name = \"vm1\"\n[[disk]]\nfile = \"/a\"\n"),
+              HasSubstr("/vm1.toml:3: unknown key 'disk.file'"));
+  EXPECT_THAT(guest_error("name = \"vm1\"\n[[disk]]\npath = \"/a\"\nread_only = 1\n"),
+              HasSubstr(":4: 'disk.read_only' must be"));
+  EXPECT_THAT(guest_error("name = \"vm1\"\n[[disk]]\npath = \"/a\"\nmodel = \"nvme\"\n"),
+              HasSubstr(":4: 'disk.model' must be"));
+  EXPECT_THAT(guest_error("name = \"vm1\"\n[[disk]]\npath = \"a\"\n"),
+              HasSubstr(":2: disks[0].path: 'a' is not allowed; allowed: an absolute path"));
+  EXPECT_THAT(guest_error("name = \"vm1\"\ndisk = 5\n"), HasSubstr(":2: 'disk' must be an array of tables"));
+}
+
 TEST_F(ConfigTest, AGuestFilesMistakesAreToldWithFileAndLine) {
   EXPECT_THAT(guest_error("name = \"vm1\"\nmemory = 5\n"), HasSubstr("/vm1.toml:2: unknown key 'memory'"));
   EXPECT_THAT(guest_error("name = \"vm1\"\n[[nic]]\nmodel = \"ne2k\"\n"),

@@ -70,6 +70,51 @@ TEST(Definition, GivenMacIsKeptInLowerCase) {
   EXPECT_EQ(definition.nics[0].mac, "52:54:00:ab:cd:ef");
 }
 
+TEST(Definition, DisksHaveNamesAndTheSamePathOnThePeerUnlessOtherwiseSaid) {
+  Definition definition = good();
+  definition.disks = {{"", "/a/root.img", ""}, {"data", "/dev/vg/a", "/dev/vg/b", true}};
+  ASSERT_TRUE(complete_and_validate(&definition).ok());
+  EXPECT_EQ(definition.disks[0].name, "disk0");
+  EXPECT_EQ(definition.disks[0].backup_path, "/a/root.img");
+  const Definition peers = of_the_other_host(definition);
+  EXPECT_EQ(peers.disks[0], definition.disks[0]);
+  EXPECT_EQ(peers.disks[1].path, "/dev/vg/b");
+  EXPECT_EQ(peers.disks[1].backup_path, "/dev/vg/a");
+  const auto travelled = definition_from_json(to_json(definition));
+  ASSERT_TRUE(travelled.ok()) << travelled.status().message();
+  EXPECT_EQ(*travelled, definition);
+  definition.disks.clear();
+  EXPECT_THAT(to_json(definition), ::testing::Not(HasSubstr("disks"))) << "as a peer without disks reads it";
+}
+
+TEST(Definition, WrongDisksAreRefusedByName) {
+  using Disks = std::vector<DiskDefinition>;
+  const auto refusal = [](Disks disks, const std::function<void(Definition*)>& more = {}) {
+    return check([&](Definition* d) {
+             d->disks = std::move(disks);
+             if (more) more(d);
+           })
+        .message();
+  };
+  EXPECT_EQ(refusal({{"", "/a", ""}, {"", "/b", ""}}), "");
+  EXPECT_EQ(refusal({{"", "", ""}}), "disks[0].path is missing; allowed: an absolute path");
+  EXPECT_THAT(refusal({{"", "a.img", ""}}),
+              AllOf(HasSubstr("disks[0].path: 'a.img'"), HasSubstr("absolute")));
+  EXPECT_THAT(refusal({{"", "/a", "b"}}), HasSubstr("disks[0].backup_path: 'b'"));
+  EXPECT_THAT(refusal({{"", "/a", ""}, {"", "/a", ""}}), HasSubstr("disks[1].path: '/a' is not allowed"));
+  EXPECT_THAT(refusal({{"", "/a", "/c"}, {"", "/b", "/c"}}), HasSubstr("disks[1].backup_path: '/c'"));
+  EXPECT_THAT(refusal({{"x", "/a", ""}, {"x", "/b", ""}}), HasSubstr("disks[1].name: 'x' is not allowed"));
+  for (const char* name : {"0", "Disk", "a.b", "a_b", "-", "seventeen-letters"}) {
+    EXPECT_THAT(refusal({{name, "/a", ""}}), HasSubstr("disks[0].name: ")) << name;
+  }
+  EXPECT_THAT(refusal({{"", "/a", "", false, "ide-hd"}}), HasSubstr("disks[0].model: 'ide-hd'"));
+  EXPECT_THAT(refusal(Disks(17)), HasSubstr("disks: 17 disks; allowed: at most 16"));
+  EXPECT_THAT(refusal({{"", "/a", ""}}, [](Definition* d) { d->driver = "sim"; }),
+              HasSubstr("disks: not allowed with driver sim"));
+  EXPECT_THAT(refusal({{"", "/a", ""}}, [](Definition* d) { d->attach_qmp = "/q"; }),
+              HasSubstr("disks: not allowed together with attach_qmp"));
+}
+
 struct Wrong {
   const char* label;
   std::function<void(Definition*)> change;

@@ -59,8 +59,8 @@ TEST(QemuOptions, CommasAndFlagsAndJsonAreRead) {
 
 TEST(QemuCommand, BothSidesDifferOnlyInWaitingForAStream) {
   const auto nics = nic_endpoints(example(), options());
-  const Argv primary = build_command(example(), options(), nics, Role::primary);
-  Argv standby = build_command(example(), options(), nics, Role::standby);
+  const Argv primary = build_command(example(), options(), nics, {}, Role::primary);
+  Argv standby = build_command(example(), options(), nics, {}, Role::standby);
   ASSERT_EQ(standby.size(), primary.size() + 2);
   EXPECT_EQ(standby.back(), "defer");
   standby.resize(primary.size());
@@ -69,7 +69,7 @@ TEST(QemuCommand, BothSidesDifferOnlyInWaitingForAStream) {
 
 TEST(QemuCommand, WhatCaptureNeedsIsThere) {
   const auto nics = nic_endpoints(example(), options());
-  const Argv argv = build_command(example(), options(), nics, Role::primary);
+  const Argv argv = build_command(example(), options(), nics, {}, Role::primary);
   EXPECT_THAT(value_of(argv, "-object", "ram0"),
               HasSubstr("memory-backend-memfd,id=ram0,size=256M,share=on"));
   EXPECT_THAT(argv, Contains("migration.send-configuration=off"));
@@ -80,10 +80,34 @@ TEST(QemuCommand, WhatCaptureNeedsIsThere) {
   EXPECT_EQ(nics.at(0).socket_path, "/run/x,y/vm1.net0");
 }
 
+TEST(QemuCommand, DisksAreConnectedAtFixedSlotsBehindTheCards) {
+  Definition with = example();
+  with.disks = {{"disk0", "/a/0", "/b/0"}, {"data", "/a/1", "/b/1", true}};
+  const auto disks = disk_endpoints(with, options());
+  ASSERT_TRUE(disks.ok());
+  ASSERT_EQ(disks->size(), 2u);
+  EXPECT_EQ((*disks)[1].socket_path, "/run/x,y/vm1.data.nbd");
+  EXPECT_EQ((*disks)[1].path, "/a/1");
+  const Argv argv = build_command(with, options(), nic_endpoints(with, options()), *disks, Role::primary);
+  EXPECT_EQ(value_of(argv, "-blockdev", "disk-disk0"),
+            "driver=nbd,node-name=disk-disk0,server.type=unix,server.path=/run/x,,y/vm1.disk0.nbd,export=,"
+            "reconnect-delay=60,discard=unmap,cache.direct=off,cache.no-flush=off");
+  EXPECT_THAT(value_of(argv, "-device", "disk-disk0"), HasSubstr("serial=disk0,bootindex=1,"));
+  EXPECT_THAT(value_of(argv, "-device", "disk-disk0"), HasSubstr("bus=pcie.0,addr=0xb"));
+  EXPECT_THAT(value_of(argv, "-blockdev", "disk-data"), HasSubstr("read-only=on"));
+  EXPECT_THAT(value_of(argv, "-device", "disk-data"), HasSubstr("addr=0xc"));
+  with = of_the_other_host(with);
+  EXPECT_EQ(disk_endpoints(with, options())->at(1).path, "/b/1");
+  EXPECT_EQ(of_the_other_host(with).disks[1].path, "/a/1");
+}
+
 TEST(QemuCommand, ASocketPathThatIsTooLongIsRefused) {
   DriverOptions long_options = options();
   long_options.runtime_dir = "/" + std::string(100, 'd');
   EXPECT_EQ(paths_of(example(), long_options).status().code(), Code::invalid);
+  Definition with = example();
+  with.disks = {{"disk0", "/a", "/a"}};
+  EXPECT_EQ(disk_endpoints(with, long_options).status().code(), Code::invalid);
 }
 
 Argv attachable() {

@@ -10,11 +10,39 @@
 namespace remusd::guest::qemu {
 namespace {
 
-// Slots below are taken by the chipset (pc: 0 and 1); those from 0x1a on too on q35.
-constexpr unsigned kFirstNicSlot = 3;
+// Slots below are taken by the chipset (pc: 0 and 1); those from 0x1b on too on q35.
+constexpr unsigned kFirstNicSlot = 3, kFirstDiskSlot = kFirstNicSlot + kMaxNics;
+static_assert(kFirstDiskSlot + kMaxDisks - 1 <= 0x1a);
 
 std::string base_path(const Definition& definition, const DriverOptions& options) {
   return options.runtime_dir + "/" + definition.name;
+}
+
+/// ",bus=B,addr=S" of a slot.
+std::string address(bool q35, size_t slot) {
+  std::array<char, 40> text{};
+  std::snprintf(text.data(), text.size(), ",bus=%s,addr=0x%zx", q35 ? "pcie.0" : "pci.0", slot);
+  return text.data();
+}
+
+void add_disks(const Definition& definition, const std::vector<DiskEndpoint>& disks, bool q35,
+               std::vector<std::string>* argv) {
+  for (size_t i = 0; i < disks.size(); ++i) {
+    const DiskEndpoint& disk = disks[i];
+    const std::string node = "disk-" + disk.name;
+    // Flushes reach the server, and so do trims: what a change is worth is decided there.
+    argv->insert(
+        argv->end(),
+        {"-blockdev",
+         "driver=nbd,node-name=" + node + ",server.type=unix,server.path=" + escape_commas(disk.socket_path) +
+             ",export=,reconnect-delay=" + std::to_string(kDiskReconnectSeconds) +
+             ",discard=unmap,cache.direct=off,cache.no-flush=off" + (disk.read_only ? ",read-only=on" : "")});
+    // A disk that fails is the guest's own affair, as on a real machine: QEMU must not stop it then.
+    argv->insert(argv->end(), {"-device", definition.disks[i].model + ",id=" + node + ",drive=" + node +
+                                              ",serial=" + disk.name + ",bootindex=" + std::to_string(i + 1) +
+                                              ",write-cache=on,rerror=report,werror=report" +
+                                              address(q35, kFirstDiskSlot + i)});
+  }
 }
 
 }  // namespace
@@ -39,8 +67,22 @@ std::vector<NicEndpoint> nic_endpoints(const Definition& definition, const Drive
   return nics;
 }
 
+Result<std::vector<DiskEndpoint>> disk_endpoints(const Definition& definition, const DriverOptions& options) {
+  std::vector<DiskEndpoint> disks;
+  for (const DiskDefinition& disk : definition.disks) {
+    const std::string socket = base_path(definition, options) + "." + disk.name + ".nbd";
+    if (socket.size() > kMaxSocketPathBytes) {
+      return Status(Code::invalid, "runtime_dir: '" + options.runtime_dir + "' is too long, the socket '" +
+                                       socket + "' would exceed 107 bytes");
+    }
+    disks.push_back({disk.name, socket, disk.path, disk.read_only});
+  }
+  return disks;
+}
+
 std::vector<std::string> build_command(const Definition& definition, const DriverOptions& options,
-                                       const std::vector<NicEndpoint>& nics, Role role) {
+                                       const std::vector<NicEndpoint>& nics,
+                                       const std::vector<DiskEndpoint>& disks, Role role) {
   const std::string memory = std::to_string(definition.memory_mib) + "M";
   const bool q35 = definition.machine.find("q35") != std::string::npos;
   std::vector<std::string> argv{
@@ -77,15 +119,13 @@ std::vector<std::string> build_command(const Definition& definition, const Drive
          "chardev:serial0"});
   }
   for (size_t i = 0; i < nics.size(); ++i) {
-    std::array<char, 16> slot{};
-    std::snprintf(slot.data(), slot.size(), "0x%x", kFirstNicSlot + static_cast<unsigned>(i));
     add({"-netdev", "stream,id=" + nics[i].id +
                         ",server=on,addr.type=unix,addr.path=" + escape_commas(nics[i].socket_path)});
     // Without a boot ROM: it would be one more RAM block to carry over at promotion.
     add({"-device", definition.nics[i].model + ",id=nic" + std::to_string(i) + ",netdev=" + nics[i].id +
-                        ",mac=" + nics[i].mac + ",bus=" + (q35 ? "pcie.0" : "pci.0") +
-                        ",addr=" + slot.data() + ",romfile="});
+                        ",mac=" + nics[i].mac + address(q35, kFirstNicSlot + i) + ",romfile="});
   }
+  add_disks(definition, disks, q35, &argv);
   // A panic is the guest's own affair, as on a real machine.
   add({"-action", "panic=none"});
   argv.insert(argv.end(), definition.extra_args.begin(), definition.extra_args.end());

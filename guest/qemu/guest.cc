@@ -2,6 +2,7 @@
 #include "guest/qemu/guest.h"
 
 #include <fcntl.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -39,6 +40,13 @@ Status size_pipe(int pipe, size_t bytes) {
 
 std::string_view ahead(std::string_view command) {
   return command.substr(0, command.size() - 1);
+}
+
+/// Forgets that the pipe was opened.
+void clear_opened(const ScopedFd& opened) {
+  alignas(inotify_event) std::array<char, 4096> events{};
+  while (opened && ::read(opened.get(), events.data(), events.size()) > 0) {
+  }
 }
 
 }  // namespace
@@ -143,12 +151,26 @@ Status QemuGuest::open_save_pipe() {
   ScopedFd pipe(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
   if (!pipe) return Status::from_errno("open the pipe '" + path + "'");
   REMUSD_TRY(size_pipe(pipe.get(), kHoldingPipeBytes));
+  if (!machine_->disks.empty()) {
+    opened_ = ScopedFd(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+    if (!opened_ || ::inotify_add_watch(opened_.get(), path.c_str(), IN_OPEN) < 0) {
+      return Status::from_errno("watch the pipe '" + path + "'");
+    }
+  }
   save_command_ =
       json{{"execute", "xen-save-devices-state"}, {"arguments", {{"filename", path}, {"live", false}}}}
           .dump();
   device_.resize(kUsualDeviceBytes);
   save_pipe_ = std::move(pipe);
   return {};
+}
+
+/// Until no instruction of the guest runs and no device writes its memory. Without disks that is so at the
+/// STOP event. After it QEMU lets the disks' requests end, some of which read into memory, and flushes; then
+/// it opens the pipe.
+Status QemuGuest::await_stands(Qmp* qmp) {
+  if (!opened_) return qmp->await_stop(save_pipe_.get());
+  return qmp->await_stop(opened_.get(), Qmp::Until::readable);
 }
 
 Status QemuGuest::pause() {
@@ -159,12 +181,13 @@ Status QemuGuest::pause() {
   // Events of earlier stops, such as the base stream's, are none of this pause.
   if (Status status = qmp->drain(); !status.ok()) return machine_->explain(status);
   (void)qmp->take_stops();
+  clear_opened(opened_);
   device_bytes_ = 0;
   const std::string_view command = save_ahead_ ? kLastByte : std::string_view(save_command_);
   save_ahead_ = false;
   if (Status status = qmp->write(command); !status.ok()) return machine_->explain(status);
   phase_ = Phase::paused;
-  Status status = qmp->await_stop(save_pipe_.get());
+  Status status = await_stands(qmp);
   if (!status.ok() && qmp->broken().ok()) phase_ = Phase::running;  // QEMU itself refused.
   return machine_->explain(status).with_context("stop the guest");
 }

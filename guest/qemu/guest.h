@@ -26,6 +26,7 @@ class QemuGuest : public Guest {
 
   const Facts& facts() const override { return machine_->facts; }
   const std::vector<NicEndpoint>& nics() const override { return machine_->nics; }
+  const std::vector<DiskEndpoint>& disks() const override { return machine_->disks; }
   std::span<const std::byte> memory() const override { return machine_->ram.mapping.bytes(); }
   int pid() const override { return machine_->process.pid(); }
 
@@ -55,6 +56,7 @@ class QemuGuest : public Guest {
   /// The lock that the pause's monitor needs; not locked when it is the epoch thread's own.
   std::unique_lock<std::mutex> lock_pause_monitor();
   Status open_save_pipe();
+  Status await_stands(Qmp* qmp);
   void let_go();
   Status check_plugged();
   Status take_saved();
@@ -79,6 +81,7 @@ class QemuGuest : public Guest {
   Status save_status_;        // of the last pause
   std::string save_command_;
   ScopedFd save_pipe_;             // both ends; QEMU opens it by its name
+  ScopedFd opened_;                // tells that it does; only for a guest with disks
   std::vector<std::byte> device_;  // the last pause's state is its first device_bytes_
   size_t device_bytes_ = 0;
   size_t checked_bytes_ = 0;  // its length when the devices were last looked at

@@ -76,6 +76,7 @@ Status describe_own(const Definition& definition, const DriverOptions& options, 
                     Machine* machine) {
   REMUSD_ASSIGN(machine->tracker, tracker_kind(options.tracker));
   machine->nics = nic_endpoints(definition, options);
+  REMUSD_ASSIGN(machine->disks, disk_endpoints(definition, options));
   if (!definition.attach_qmp.empty()) {  // Made for an attached guest: the same cards, under their own names.
     REMUSD_ASSIGN(const auto originals, attached_nics(definition));
     for (size_t i = 0; i < originals.size(); ++i) {
@@ -170,7 +171,7 @@ Result<std::unique_ptr<Machine>> launch(const Definition& definition, const Driv
   REMUSD_TRY(describe_own(definition, options, paths, machine.get()));
   std::vector<std::string> argv;
   if (definition.attach_qmp.empty()) {
-    argv = build_command(definition, options, machine->nics, role);
+    argv = build_command(definition, options, machine->nics, machine->disks, role);
   } else {
     REMUSD_ASSERT(role == Role::standby, "an attached guest is not started");
     REMUSD_ASSIGN(argv, standby_command(definition, options, machine->nics));

@@ -29,6 +29,7 @@ struct Machine {
   Facts facts;
   std::vector<std::string> devices;  // as the standby will have them: those of the start
   std::vector<NicEndpoint> nics;
+  std::vector<DiskEndpoint> disks;
   std::string save_path;               // of the pipe for device states, where QEMU can open it
   std::vector<std::string> own_files;  // sockets and pipes of ours, removed when the process has ended
   TrackerKind tracker = TrackerKind::automatic;

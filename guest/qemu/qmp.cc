@@ -214,7 +214,7 @@ Result<bool> Qmp::await_either(int fd, Time deadline) {
   }
 }
 
-Status Qmp::await_stop(int fd) {
+Status Qmp::await_stop(int fd, Until until) {
   REMUSD_TRY(broken_);
   const Time deadline = Clock::now() + timeout_;
   for (;;) {
@@ -224,7 +224,7 @@ Status Qmp::await_stop(int fd) {
       REMUSD_ASSIGN(const Line line, classify(text));
       if (line.kind == Kind::error) return error_status(line.value);
       if (line.kind == Kind::answer) return {Code::io, "QEMU saved the guest's devices without stopping it"};
-      if (stops_ > before) return {};
+      if (until == Until::stop_event && stops_ > before) return {};
     }
     REMUSD_ASSIGN(const bool of_qemu, await_either(fd, deadline));
     if (!of_qemu) return {};

@@ -60,9 +60,11 @@ class Qmp {
   Status write(std::string_view bytes, int fd = -1);
   /// The answer to the oldest command that is not answered yet; its value is of no interest.
   Status await_ok();
-  /// Waits for the STOP event that a command which is not answered yet causes, or until `fd` can be read. An
-  /// answer that comes before either means that the command did something else: its error, or `io`.
-  Status await_stop(int fd);
+  enum class Until { stop_event, readable };
+  /// Waits for the STOP event that a command which is not answered yet causes (not Until::readable), or until
+  /// `fd` can be read. An answer that comes before means that the command did something else: its error, or
+  /// `io`.
+  Status await_stop(int fd, Until until = Until::stop_event);
   /// The same for the answer; whenever `fd` can be read meanwhile, `take` is called, which must take
   /// something.
   Status await_ok(int fd, const std::function<Status()>& take);

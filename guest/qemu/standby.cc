@@ -38,6 +38,11 @@ const std::vector<NicEndpoint>& QemuStandby::nics() const {
   return machine_->nics;
 }
 
+const std::vector<DiskEndpoint>& QemuStandby::disks() const {
+  REMUSD_ASSERT(machine_, "the standby is not spent");
+  return machine_->disks;
+}
+
 std::span<std::byte> QemuStandby::memory() {
   REMUSD_ASSERT(machine_, "the standby is not spent");
   return machine_->ram.mapping.bytes();

@@ -19,6 +19,7 @@ class QemuStandby : public Standby {
 
   const Facts& facts() const override;
   const std::vector<NicEndpoint>& nics() const override;
+  const std::vector<DiskEndpoint>& disks() const override;
   std::span<std::byte> memory() override;
   int pid() const override;
   Status alive() const override;

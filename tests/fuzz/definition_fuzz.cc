@@ -24,7 +24,8 @@ void run(View bytes) {
                     definition->name.find('/') == std::string::npos,
                 "a guest's name can be a file's");
   REMUSD_ASSERT(definition->memory_mib > 0 && definition->memory_mib <= guest::kMaxMemoryMib &&
-                    definition->vcpus > 0 && definition->nics.size() <= guest::kMaxNics,
+                    definition->vcpus > 0 && definition->nics.size() <= guest::kMaxNics &&
+                    definition->disks.size() <= guest::kMaxDisks,
                 "bounds hold");
   for (const auto& nic : definition->nics) {
     REMUSD_ASSERT(nic.mac.size() == 17 && nic.tap.size() <= guest::kMaxInterfaceBytes, "each card is whole");
@@ -49,12 +50,15 @@ void seeds(Seeds* out) {
                            "-device", R"({"driver":"virtio-balloon-pci"})"};
   out->add_text(guest::to_json(definition));
   definition.nics[0] = {"e1000", "52:54:00:12:34:56", "br0", "tap7"};
+  definition.disks = {{"", "/a/disk", ""}, {"data", "/a/data", "/b/data", true}};
+  out->add_text(guest::to_json(definition));
+  definition.disks.clear();
   definition.attach_qmp = "/run/q.sock";
   definition.attach_command = {"qemu-system-x86_64", "-machine", "pc", "-m", "64"};
   out->add_text(guest::to_json(definition));
-  out->words = {"\"name\"",       "\"nics\"",    "\"mac\"", "\"tap\"",        "\"extra_args\"",
-                "\"attach_qmp\"", "\"sim\"",     "-device", "-netdev",        "-drive",
-                "-incoming",      "vhost-user-", "file=",   "\"memory_mib\"", "65536"};
+  out->words = {"\"name\"",  "\"nics\"",    "\"mac\"", "\"tap\"",        "\"extra_args\"", "\"attach_qmp\"",
+                "\"sim\"",   "-device",     "-netdev", "-drive",         "\"disks\"",      "\"read_only\"",
+                "-incoming", "vhost-user-", "file=",   "\"memory_mib\"", "65536"};
 }
 
 REMUSD_FUZZ_TARGET(definition, run, seeds);
