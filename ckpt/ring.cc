@@ -20,10 +20,22 @@ Ring::~Ring() {
 }
 
 Status Ring::open(unsigned entries) {
-  REMUSD_ASSERT(!open_, "a ring is opened once");
   // Without flags: the thread that sets a connection up need not be the one that serves it, and who closes it
   // need not be either (docs/performance.md tells what IORING_SETUP_DEFER_TASKRUN would bring).
-  if (const int result = io_uring_queue_init(entries, &ring_, 0); result < 0) {
+  return open_with(entries, {0});
+}
+
+Status Ring::open_for_this_thread(unsigned entries) {
+  return open_with(entries,
+                   {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0});
+}
+
+Status Ring::open_with(unsigned entries, std::initializer_list<unsigned> flags) {
+  REMUSD_ASSERT(!open_, "a ring is opened once");
+  int result = -EINVAL;
+  for (const unsigned* next = flags.begin(); result == -EINVAL && next != flags.end(); ++next)
+    result = io_uring_queue_init(entries, &ring_, *next);
+  if (result < 0) {
     if (result == -ENOSYS || result == -EPERM) {
       return {Code::unsupported,
               "set up io_uring: " + Status::from_errno("io_uring_setup", -result).message() +

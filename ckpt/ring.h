@@ -4,6 +4,7 @@
 #include <liburing.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "ckpt/clock.h"
 #include "ckpt/status.h"
@@ -21,11 +22,16 @@ class Ring {
 
   /// `unsupported` when the kernel has no io_uring or forbids it.
   Status open(unsigned entries);
+  /// For a ring that only the calling thread uses, and that it closes, too: the kernel then does a ring's
+  /// work only when its owner waits (Linux 6.1), or at least does not interrupt it (5.19), where it can.
+  Status open_for_this_thread(unsigned entries);
   /// System calls so far.
   uint64_t system_calls() const { return system_calls_; }
   /// An empty entry; the caller fills it and sets its user data after. REQUIRES: fewer than `entries` were
   /// prepared since the last submit (asserted).
   io_uring_sqe* prepare();
+  /// So many more can be prepared before the next submit.
+  unsigned room() const { return io_uring_sq_space_left(&ring_); }
   bool prepared() const { return io_uring_sq_ready(&ring_) > 0; }
   /// Hands over what was prepared without waiting.
   Status submit();
@@ -46,6 +52,8 @@ class Ring {
   }
 
  private:
+  Status open_with(unsigned entries, std::initializer_list<unsigned> flags);
+
   io_uring ring_{};
   uint64_t system_calls_ = 0;
   bool open_ = false;
