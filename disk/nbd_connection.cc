@@ -14,13 +14,13 @@ namespace {
 /// Holds an option whole, and dozens of small writes with what they bring.
 constexpr size_t kBufferBytes = 128 << 10;
 static_assert(kBufferBytes > nbd::kMaxOptionBytes + sizeof(nbd::OptionHead));
-/// While the rest of a large write is received in its place, so much behind it may come along: what belongs
-/// to the next write is copied once more.
-constexpr size_t kBehindBytes = 4 << 10;
+/// So much content that is missing is received in its place by one operation, and nothing behind it: what
+/// belongs to the next write would be copied once more.
+constexpr size_t kLargeContent = 64 << 10;
 /// What leaves together; its memory is free only when all of it has.
 constexpr size_t kGatheredAnswers = 64, kGatheredBytes = 1 << 20;
 /// A large answer is taken by the socket at once.
-constexpr int kSendBuffer = 2 << 20;
+constexpr int kSendBuffer = 512 << 10;
 
 iovec piece(std::span<const std::byte> bytes) {
   return {const_cast<std::byte*>(bytes.data()), bytes.size()};
@@ -61,15 +61,18 @@ void Connection::fail() {
 }
 
 void Connection::settle() {
-  // What is answered makes room on this connection for requests that were received already.
-  do {
-    while (!closing_ && !receiving_ && take_one()) {
-    }
+  for (;;) {
+    // Large answers leave before more is read: they are in the processor's cache still.
+    bool taken = true;
+    while (!closing_ && !receiving_ && taken && unsent_bytes_ < kGatheredBytes) taken = take_one();
     if (!sending_) send();
-  } while (full_ && jobs_ < most_jobs_ && !closing_);
+    if (closing_ || receiving_ || sending_) break;
+    // What has left makes room on this connection for requests that were received already.
+    if (!taken && (!full_ || jobs_ == most_jobs_)) break;
+  }
   if (closing_) {
     if (incoming_ != nullptr && !receiving_) drop(std::exchange(incoming_, nullptr));
-  } else if (!receiving_ && !full_ && !waits_for_room) {
+  } else if (!receiving_ && !full_ && !waits_for_room && unsent_bytes_ < kGatheredBytes) {
     receive();
   }
 }
@@ -85,14 +88,15 @@ void Connection::receive() {
   if (incoming_ != nullptr) {
     const size_t missing = incoming_->request.bytes - incoming_->done;
     into_[count++] = {incoming_->content.data() + incoming_->done, missing};
-    if (missing > kBehindBytes) behind = kBehindBytes;
+    if (missing >= kLargeContent) behind = 0;
   }
-  into_[count++] = {buffer_.data() + end_, behind};
+  if (behind > 0) into_[count++] = {buffer_.data() + end_, behind};
   receive_.msg_iov = into_.data();
   receive_.msg_iovlen = count;
   receiving_ = true;
+  const unsigned flags = behind == 0 ? MSG_WAITALL : 0;
   ring_->start(&receive_operation_,
-               [&](io_uring_sqe* entry) { io_uring_prep_recvmsg(entry, socket_.get(), &receive_, 0); });
+               [&](io_uring_sqe* entry) { io_uring_prep_recvmsg(entry, socket_.get(), &receive_, flags); });
 }
 
 void Connection::received(int result) {
@@ -191,6 +195,7 @@ void Connection::answer(Job* job, nbd::Error error) {
   } else {
     job->head = nbd::ReplyHead::plain(request, terms_, error);
   }
+  unsent_bytes_ += job->reply_bytes;
   answers_.push_back(job);
   owner_->touched(this);
 }
@@ -257,7 +262,10 @@ void Connection::advance(size_t bytes) {
     if (first.iov_len == 0) ++out_first_;
   }
   if (out_first_ < out_.size()) return;
-  for (size_t i = 0; i < leaving_; ++i) drop(answers_[i]);
+  for (size_t i = 0; i < leaving_; ++i) {
+    unsent_bytes_ -= answers_[i]->reply_bytes;
+    drop(answers_[i]);
+  }
   answers_.erase(answers_.begin(), answers_.begin() + static_cast<ptrdiff_t>(leaving_));
   leaving_ = 0;
 }
@@ -267,7 +275,7 @@ void Connection::drop_answers() {
   answers_.clear();
   out_.clear();
   said_.clear();
-  out_first_ = leaving_ = 0;
+  out_first_ = leaving_ = unsent_bytes_ = 0;
 }
 
 }  // namespace remusd::disk

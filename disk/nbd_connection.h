@@ -99,6 +99,7 @@ class Connection {
   std::vector<std::byte> said_, saying_;  // of the handshake, before all answers
   std::vector<Job*> answers_;             // in the order in which they leave
   size_t leaving_ = 0;                    // of them, in `out_`
+  size_t unsent_bytes_ = 0;               // their content
   std::vector<iovec> out_;
   size_t out_first_ = 0;
   msghdr send_{};
