@@ -13,7 +13,7 @@
 namespace remusd::disk {
 
 class Connection;
-class Medium;
+class Drive;
 
 /// One request on its way from the socket to the disk and back.
 struct Job final : Operation, ChangeOrder::Entry {
@@ -23,7 +23,7 @@ struct Job final : Operation, ChangeOrder::Entry {
   void completed(int result) override;
 
   Connection* connection = nullptr;
-  Medium* medium = nullptr;
+  Drive* drive = nullptr;
   nbd::Request request;
   Buffer content;            // of a write, or for the answer
   uint32_t done = 0;         // bytes of it

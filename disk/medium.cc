@@ -1,203 +1,26 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "disk/medium.h"
 
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <linux/magic.h>
-#include <sys/uio.h>
-#include <sys/vfs.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <array>
-#include <cerrno>
-#include <utility>
-
 namespace remusd::disk {
-namespace {
 
-constexpr std::array<std::byte, 256 << 10> kZeros{};
-
-bool lies_in_memory(int fd) {
-  struct statfs info {};
-  return ::fstatfs(fd, &info) == 0 && info.f_type == TMPFS_MAGIC;
-}
-
-bool passes(int error) {
-  return error == EINTR || error == EAGAIN;
-}
-
-bool not_supported(int error) {
-  return error == EOPNOTSUPP || error == ENOTSUP || error == EINVAL;
-}
-
-}  // namespace
-
-void Job::completed(int result) {
-  medium->completed(this, result);
-}
-
-Medium::Medium(const LocalFile& file, OperationRing* ring, Owner* owner)
-    : file_(file), ring_(ring), owner_(owner), in_memory_(lies_in_memory(file.fd())) {}
-
-void Medium::read(Job* job) {
-  const auto place = static_cast<off_t>(job->request.offset);
-  if (cache_reads_) {
-    const iovec into{job->content.data(), job->request.bytes};
-    const ssize_t got = ::preadv2(file_.fd(), &into, 1, place, in_memory_ ? 0 : RWF_NOWAIT);
-    if (got > 0) job->done = static_cast<uint32_t>(got);
-    if (job->done == job->request.bytes) return owner_->done(job, 0);
-    if (got < 0 && errno == EOPNOTSUPP) cache_reads_ = false;
+Status write_run(Medium& disk, const ckpt::DiskRun& run) {
+  switch (run.encoding) {
+    case ckpt::DiskEncoding::zero:
+      return disk.zero(run.offset, run.bytes);
+    case ckpt::DiskEncoding::hole:
+      return disk.punch(run.offset, run.bytes);
+    case ckpt::DiskEncoding::raw:
+      return disk.write(run.offset, run.data);
+    case ckpt::DiskEncoding::lz4:
+      break;
   }
-  read_rest(job);
+  REMUSD_ASSERT(false, "the run is decoded");
+  return {};
 }
 
-void Medium::read_rest(Job* job) {
-  ring_->start(job, [&](io_uring_sqe* entry) {
-    io_uring_prep_read(entry, file_.fd(), job->content.data() + job->done, job->request.bytes - job->done,
-                       job->request.offset + job->done);
-  });
-}
-
-void Medium::cache(Job* job) {
-  ring_->start(job, [&](io_uring_sqe* entry) {
-    io_uring_prep_fadvise(entry, file_.fd(), job->request.offset, static_cast<off_t>(job->request.bytes),
-                          POSIX_FADV_WILLNEED);
-  });
-}
-
-void Medium::extents(Job* job) {
-  const size_t most = job->request.has(nbd::kReqOne) ? 1 : kMaxExtents;
-  const uint64_t end = job->request.end();
-  size_t count = 0;
-  for (uint64_t place = job->request.offset; place < end && count < most;) {
-    auto run = file_.next_data(place);
-    if (!run.ok()) return owner_->done(job, EIO);
-    // Somebody may have made the file shorter, or a hole where the run began.
-    const bool data = run->begin <= place && run->end > place;
-    const uint64_t until = std::min(data ? run->end : std::max(run->begin, place + 1), end);
-    nbd::Extent extent;
-    extent.bytes = static_cast<uint32_t>(until - place);
-    extent.state = data ? 0 : nbd::kStateHole | nbd::kStateZero;
-    std::memcpy(job->content.data() + count * sizeof extent, &extent, sizeof extent);
-    ++count;
-    place = until;
-  }
-  job->reply_bytes = static_cast<uint32_t>(count * sizeof(nbd::Extent));
-  owner_->done(job, 0);
-}
-
-void Medium::change(Job* job) {
-  using nbd::Command;
-  job->begin = job->request.offset;
-  job->end = job->request.end();
-  job->way = job->request.command == Command::write ? Job::Way::write
-             : keeps_room(job->request)             ? Job::Way::zero
-                                                    : Job::Way::punch;
-  if (order_.add(job)) make(job);
-}
-
-bool Medium::write_directly(Job* job) {
-  while (job->done < job->request.bytes) {
-    const ssize_t put = ::pwrite(file_.fd(), job->content.data() + job->done, job->request.bytes - job->done,
-                                 static_cast<off_t>(job->request.offset + job->done));
-    if (put <= 0) return false;
-    job->done += static_cast<uint32_t>(put);
-  }
-  return true;
-}
-
-void Medium::make(Job* job) {
-  const uint64_t offset = job->request.offset + job->done;
-  const uint32_t bytes = job->request.bytes - job->done;
-  switch (job->way) {
-    case Job::Way::write:
-      // What goes wrong here the ring will tell, too.
-      if (in_memory_ && write_directly(job)) return made(job, 0);
-      return ring_->start(job, [&](io_uring_sqe* entry) {
-        io_uring_prep_write(entry, file_.fd(), job->content.data() + job->done,
-                            job->request.bytes - job->done, job->request.offset + job->done);
-      });
-    case Job::Way::punch:
-    case Job::Way::zero:
-      return ring_->start(job, [&](io_uring_sqe* entry) {
-        const int mode = job->way == Job::Way::punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
-        io_uring_prep_fallocate(entry, file_.fd(), mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                                static_cast<off_t>(bytes));
-      });
-    case Job::Way::write_zeros:
-      return ring_->start(job, [&](io_uring_sqe* entry) {
-        io_uring_prep_write(entry, file_.fd(), kZeros.data(),
-                            static_cast<unsigned>(std::min<size_t>(bytes, kZeros.size())), offset);
-      });
-  }
-}
-
-void Medium::completed(Job* job, int result) {
-  using nbd::Command;
-  const bool change = job->request.changes();
-  if (job->request.command == Command::cache) return owner_->done(job, 0);  // It was advice.
-  if (result < 0 && passes(-result)) return change ? make(job) : read_rest(job);
-  if (!change) {
-    if (result <= 0) return owner_->done(job, result == 0 ? EIO : -result);  // 0: the file got shorter
-    job->done += static_cast<uint32_t>(result);
-    return job->done < job->request.bytes ? read_rest(job) : owner_->done(job, 0);
-  }
-  if (job->way == Job::Way::punch || job->way == Job::Way::zero) {
-    if (result >= 0 || !not_supported(-result)) return made(job, -result);
-    job->way = job->way == Job::Way::punch ? Job::Way::zero : Job::Way::write_zeros;
-    return make(job);
-  }
-  if (result <= 0) return made(job, result == 0 ? ENOSPC : -result);
-  job->done += static_cast<uint32_t>(result);
-  return job->done < job->request.bytes ? make(job) : made(job, 0);
-}
-
-void Medium::made(Job* job, int error) {
-  const size_t first = ready_.size();
-  order_.remove(job, &ready_);
-  owner_->changed();
-  if (error == 0 && job->request.has(nbd::kFua))
-    flush(job);
-  else
-    owner_->done(job, error);
-  // A job that is made at once comes back here: what it sets free lies behind what is looked at.
-  for (size_t i = first; i < ready_.size(); ++i) make(static_cast<Job*>(ready_[i]));
-  ready_.resize(first);
-}
-
-void Medium::flush(Job* job) {
-  if (broken_) return owner_->done(job, EIO);
-  synced_next_.push_back(job);
-  start_sync();
-}
-
-void Medium::flush_later() {
-  ++later_next_;
-  start_sync();
-}
-
-void Medium::start_sync() {
-  if (syncing_ || (synced_next_.empty() && later_next_ == 0)) return;
-  syncing_ = true;
-  synced_now_.swap(synced_next_);
-  later_now_ = std::exchange(later_next_, 0);
-  ring_->start(&sync_,
-               [&](io_uring_sqe* entry) { io_uring_prep_fsync(entry, file_.fd(), IORING_FSYNC_DATASYNC); });
-}
-
-void Medium::synced(int result) {
-  if (result < 0) {
-    broken_ = true;
-    synced_now_.insert(synced_now_.end(), synced_next_.begin(), synced_next_.end());
-    synced_next_.clear();
-    later_now_ += std::exchange(later_next_, 0);
-  }
-  for (Job* job : synced_now_) owner_->done(job, result < 0 ? EIO : 0);
-  synced_now_.clear();
-  for (; later_now_ > 0; --later_now_) owner_->flushed_later(-std::min(result, 0));
-  syncing_ = false;
-  start_sync();
+Status flush_all(const Media& media) {
+  for (const auto& medium : media) REMUSD_TRY(medium->flush());
+  return {};
 }
 
 }  // namespace remusd::disk

@@ -1,80 +1,62 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// The work on one served disk: requests that were checked, and admitted, become operations on its local file.
-//
-// Changes that overlap are made one after the other (change_order.h). Flushes, and writes that are to be on
-// the medium when they are answered, are made good together: while one flush of the file runs, those that
-// come gather for the next. A flush that failed proves that something written is lost, and the kernel tells
-// so only once: from then on (`broken`) none of them succeeds any more.
-//
-// Nothing here waits for a device: what may is given to the ring. Reads are first tried in the page cache,
-// and files that lie in memory (tmpfs) are read and written directly, which the ring would hand to a thread.
+// What the replica, its journal and the first sync do to a file: the seam behind which tests put files that
+// fail, hang, or lose power.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
-#include "disk/job.h"
+#include "ckpt/disk_codec.h"
 #include "disk/local_file.h"
-#include "disk/operation.h"
 
 namespace remusd::disk {
 
+/// As LocalFile, whose contract it has. Thread-safe, but for writes that overlap.
 class Medium {
  public:
-  /// Most extents that one block status tells of.
-  static constexpr size_t kMaxExtents = 256;
+  virtual ~Medium() = default;
+  virtual uint64_t bytes() const = 0;
+  virtual Status read(uint64_t offset, std::span<std::byte> out) = 0;
+  virtual Status write(uint64_t offset, std::span<const std::byte> data) = 0;
+  virtual Status zero(uint64_t offset, uint64_t bytes) = 0;
+  virtual Status punch(uint64_t offset, uint64_t bytes) = 0;
+  /// What was written before the call is on the medium when it returns.
+  virtual Status flush() = 0;
+  virtual Result<LocalFile::Run> next_data(uint64_t offset) = 0;
+};
 
-  /// Hears what became of jobs.
-  class Owner {
-   public:
-    virtual ~Owner() = default;
-    virtual void done(Job* job, int error) = 0;  // errno value
-    virtual void flushed_later(int error) = 0;
-    virtual void changed() = 0;  // a change has been made, or has failed
-  };
+using Media = std::vector<std::shared_ptr<Medium>>;
 
-  Medium(const LocalFile& file, OperationRing* ring, Owner* owner);
-
-  const LocalFile& file() const { return file_; }
-  bool broken() const { return broken_; }
-
-  /// Each ends in Owner::done(), perhaps before it returns.
-  void read(Job* job);
-  void change(Job* job);
-  void flush(Job* job);
-  void cache(Job* job);
-  /// Asks the file system where data lies (lseek): that looks at metadata only, and does not leave the
-  /// thread.
-  void extents(Job* job);
-
-  /// Flushes the file for nobody; ends in Owner::flushed_later(), once for each call.
-  void flush_later();
-
-  /// A change that leaves zeros, and keeps the room that its run has on the disk.
-  static bool keeps_room(const nbd::Request& request) {
-    return request.command == nbd::Command::write_zeroes && request.has(nbd::kNoHole);
+/// The file outlives it.
+class LocalMedium final : public Medium {
+ public:
+  explicit LocalMedium(const LocalFile* file) : file_(file) {}
+  uint64_t bytes() const override { return file_->bytes(); }
+  Status read(uint64_t offset, std::span<std::byte> out) override { return file_->read(offset, out); }
+  Status write(uint64_t offset, std::span<const std::byte> data) override {
+    return file_->write(offset, data);
   }
-
-  void completed(Job* job, int result);
+  Status zero(uint64_t offset, uint64_t bytes) override { return file_->zero(offset, bytes); }
+  Status punch(uint64_t offset, uint64_t bytes) override { return file_->punch(offset, bytes); }
+  Status flush() override { return file_->flush(); }
+  Result<LocalFile::Run> next_data(uint64_t offset) override { return file_->next_data(offset); }
 
  private:
-  void synced(int result);
-  void start_sync();
-  void read_rest(Job* job);
-  void make(Job* job);
-  bool write_directly(Job* job);
-  void made(Job* job, int error);
-
-  const LocalFile& file_;
-  OperationRing* ring_;
-  Owner* owner_;
-  bool in_memory_ = false, cache_reads_ = true, broken_ = false, syncing_ = false;
-  ChangeOrder order_;
-  std::vector<ChangeOrder::Entry*> ready_;
-  std::vector<Job*> synced_now_, synced_next_;
-  size_t later_now_ = 0, later_next_ = 0;
-  Calls<Medium, &Medium::synced> sync_{this};
+  const LocalFile* file_;
 };
+
+/// A decoded run of a DISK body: raw, zero or hole.
+Status write_run(Medium& disk, const ckpt::DiskRun& run);
+Status flush_all(const Media& media);
+
+inline std::vector<uint64_t> sizes_of(const Media& media) {
+  std::vector<uint64_t> sizes;
+  for (const auto& medium : media) sizes.push_back(medium->bytes());
+  return sizes;
+}
 
 }  // namespace remusd::disk

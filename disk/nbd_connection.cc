@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "disk/medium.h"
+#include "disk/drive.h"
 
 namespace remusd::disk {
 namespace {
@@ -28,10 +28,10 @@ iovec piece(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-Connection::Connection(ScopedFd socket, Medium* medium, DiskTally* tally, const nbd::Export& served,
+Connection::Connection(ScopedFd socket, Drive* drive, DiskTally* tally, const nbd::Export& served,
                        size_t most_jobs, OperationRing* ring, Owner* owner)
     : socket_(std::move(socket)),
-      medium_(medium),
+      drive_(drive),
       tally_(tally),
       ring_(ring),
       owner_(owner),
@@ -162,7 +162,7 @@ bool Connection::begin_request() {
   if (error == nbd::Error::none) {
     using nbd::Command;
     if (request->command == Command::write || request->command == Command::read) content = request->bytes;
-    if (request->command == Command::block_status) content = Medium::kMaxExtents * sizeof(nbd::Extent);
+    if (request->command == Command::block_status) content = Drive::kMaxExtents * sizeof(nbd::Extent);
   }
   Job* job = owner_->admit(this, *request, content);
   if (job == nullptr) return false;

@@ -39,14 +39,14 @@ class Connection {
     virtual void touched(Connection* connection) = 0;
   };
 
-  Connection(ScopedFd socket, Medium* medium, DiskTally* tally, const nbd::Export& served, size_t most_jobs,
+  Connection(ScopedFd socket, Drive* drive, DiskTally* tally, const nbd::Export& served, size_t most_jobs,
              OperationRing* ring, Owner* owner);
 
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  Medium* medium() const { return medium_; }
+  Drive* drive() const { return drive_; }
   DiskTally& tally() const { return *tally_; }
   const nbd::Terms& terms() const { return terms_; }
   void answer(Job* job, nbd::Error error);
@@ -77,7 +77,7 @@ class Connection {
   std::span<const std::byte> buffer() const { return std::span(buffer_).subspan(begin_, buffered()); }
 
   ScopedFd socket_;
-  Medium* medium_;
+  Drive* drive_;
   DiskTally* tally_;
   OperationRing* ring_;
   Owner* owner_;

@@ -18,7 +18,7 @@
 #include <thread>
 
 #include "ckpt/thread.h"
-#include "disk/medium.h"
+#include "disk/drive.h"
 #include "disk/nbd_connection.h"
 
 namespace remusd::disk {
@@ -53,7 +53,7 @@ Result<ScopedFd> listen_on(const std::string& path) {
 }  // namespace
 
 /// The thread's world. Public calls come from other threads, unless they say otherwise.
-class Server::Loop final : public Medium::Owner, public Connection::Owner {
+class Server::Loop final : public Drive::Owner, public Connection::Owner {
  public:
   explicit Loop(ServerOptions options) : options_(std::move(options)), pool_(kKeptBytes) {}
   ~Loop() override;
@@ -78,7 +78,7 @@ class Server::Loop final : public Medium::Owner, public Connection::Owner {
           served{disk.name, disk.file->bytes(), disk.read_only || disk.file->read_only()},
           path(disk.socket_path),
           listening(std::move(socket)),
-          medium(*disk.file, &owner->ring_, owner) {}
+          drive(*disk.file, &owner->ring_, owner) {}
     void accepted(int result) { loop->accepted(this, result); }
     void cancelled(int /*result*/) {}
 
@@ -86,7 +86,7 @@ class Server::Loop final : public Medium::Owner, public Connection::Owner {
     nbd::Export served;
     std::string path;
     ScopedFd listening;
-    Medium medium;
+    Drive drive;
     DiskTally tally;
     bool accepting = false;
     size_t connections = 0;
@@ -279,7 +279,7 @@ void Server::Loop::accepted(Port* port, int result) {
     return;
   }
   ++port->connections;
-  connections_.push_back(std::make_unique<Connection>(std::move(socket), &port->medium, &port->tally,
+  connections_.push_back(std::make_unique<Connection>(std::move(socket), &port->drive, &port->tally,
                                                       port->served, kMaxRequests, &ring_, this));
   accept_more(port);
 }
@@ -328,7 +328,7 @@ void Server::Loop::close(Connection* connection) {
 
 Server::Loop::Port& Server::Loop::port_of(const Connection& connection) {
   const auto found =
-      std::ranges::find_if(ports_, [&](const auto& port) { return &port->medium == connection.medium(); });
+      std::ranges::find_if(ports_, [&](const auto& port) { return &port->drive == connection.drive(); });
   return **found;
 }
 
@@ -355,7 +355,7 @@ Job* Server::Loop::admit(Connection* connection, const nbd::Request& request, si
   Job* job = free_jobs_.back();
   free_jobs_.pop_back();
   job->connection = connection;
-  job->medium = connection->medium();
+  job->drive = connection->drive();
   job->request = request;
   job->done = job->reply_bytes = 0;
   if (content > 0) job->content = pool_.take(content);
@@ -386,13 +386,13 @@ void Server::Loop::done(Job* job, int error) {
 void Server::Loop::carry_out(Job* job) {
   using nbd::Command;
   DiskTally& tally = job->connection->tally();
-  Medium& medium = *job->medium;
+  Drive& drive = *job->drive;
   const uint64_t bytes = job->request.bytes;
   switch (job->request.command) {
     case Command::read:
       tally.reads.fetch_add(1, kRelaxed);
       tally.read_bytes.fetch_add(bytes, kRelaxed);
-      return medium.read(job);
+      return drive.read(job);
     case Command::write:
       tally.writes.fetch_add(1, kRelaxed);
       tally.written_bytes.fetch_add(bytes, kRelaxed);
@@ -404,14 +404,14 @@ void Server::Loop::carry_out(Job* job) {
       return change(job);
     case Command::flush:
       tally.flushes.fetch_add(1, kRelaxed);
-      if (medium.broken() || options_.observer == nullptr || !options_.observer->flush_may_wait())
-        return medium.flush(job);
+      if (drive.broken() || options_.observer == nullptr || !options_.observer->flush_may_wait())
+        return drive.flush(job);
       done(job, 0);
-      return medium.flush_later();
+      return drive.flush_later();
     case Command::cache:
-      return medium.cache(job);
+      return drive.cache(job);
     case Command::block_status:
-      return medium.extents(job);
+      return drive.extents(job);
     case Command::disconnect:
       break;
   }
@@ -421,12 +421,12 @@ void Server::Loop::carry_out(Job* job) {
 bool Server::Loop::tell(const Job& job) {
   if (options_.observer == nullptr) return true;
   Change change{0, ChangeKind::punch, job.request.offset, job.request.bytes};
-  while (&ports_[change.disk]->medium != job.medium) ++change.disk;
+  while (&ports_[change.disk]->drive != job.drive) ++change.disk;
   std::span<const std::byte> data;
   if (job.request.command == nbd::Command::write) {
     change.kind = ChangeKind::write;
     data = {job.content.data(), job.request.bytes};
-  } else if (Medium::keeps_room(job.request)) {
+  } else if (Drive::keeps_room(job.request)) {
     change.kind = ChangeKind::zero;
   }
   return options_.observer->changing(change, data);
@@ -434,10 +434,10 @@ bool Server::Loop::tell(const Job& job) {
 
 void Server::Loop::change(Job* job) {
   // It could not be made good: then it is not begun either.
-  if (job->request.has(nbd::kFua) && job->medium->broken()) return done(job, EIO);
+  if (job->request.has(nbd::kFua) && job->drive->broken()) return done(job, EIO);
   if (held_.empty() && tell(*job)) {
     changing_.fetch_add(1);
-    return job->medium->change(job);
+    return job->drive->change(job);
   }
   job->connection->tally().held.fetch_add(1, kRelaxed);
   held_.push_back(job);
@@ -449,7 +449,7 @@ void Server::Loop::tell_held() {
     held_.pop_front();
     job->connection->tally().held.fetch_sub(1, kRelaxed);
     changing_.fetch_add(1);
-    job->medium->change(job);
+    job->drive->change(job);
   }
 }
 

@@ -1,0 +1,80 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The work on one served disk: requests that were checked, and admitted, become operations on its local file.
+//
+// Changes that overlap are made one after the other (change_order.h). Flushes, and writes that are to be on
+// the medium when they are answered, are made good together: while one flush of the file runs, those that
+// come gather for the next. A flush that failed proves that something written is lost, and the kernel tells
+// so only once: from then on (`broken`) none of them succeeds any more.
+//
+// Nothing here waits for a device: what may is given to the ring. Reads are first tried in the page cache,
+// and files that lie in memory (tmpfs) are read and written directly, which the ring would hand to a thread.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "disk/job.h"
+#include "disk/local_file.h"
+#include "disk/operation.h"
+
+namespace remusd::disk {
+
+class Drive {
+ public:
+  /// Most extents that one block status tells of.
+  static constexpr size_t kMaxExtents = 256;
+
+  /// Hears what became of jobs.
+  class Owner {
+   public:
+    virtual ~Owner() = default;
+    virtual void done(Job* job, int error) = 0;  // errno value
+    virtual void flushed_later(int error) = 0;
+    virtual void changed() = 0;  // a change has been made, or has failed
+  };
+
+  Drive(const LocalFile& file, OperationRing* ring, Owner* owner);
+
+  const LocalFile& file() const { return file_; }
+  bool broken() const { return broken_; }
+
+  /// Each ends in Owner::done(), perhaps before it returns.
+  void read(Job* job);
+  void change(Job* job);
+  void flush(Job* job);
+  void cache(Job* job);
+  /// Asks the file system where data lies (lseek): that looks at metadata only, and does not leave the
+  /// thread.
+  void extents(Job* job);
+
+  /// Flushes the file for nobody; ends in Owner::flushed_later(), once for each call.
+  void flush_later();
+
+  /// A change that leaves zeros, and keeps the room that its run has on the disk.
+  static bool keeps_room(const nbd::Request& request) {
+    return request.command == nbd::Command::write_zeroes && request.has(nbd::kNoHole);
+  }
+
+  void completed(Job* job, int result);
+
+ private:
+  void synced(int result);
+  void start_sync();
+  void read_rest(Job* job);
+  void make(Job* job);
+  bool write_directly(Job* job);
+  void made(Job* job, int error);
+
+  const LocalFile& file_;
+  OperationRing* ring_;
+  Owner* owner_;
+  bool in_memory_ = false, cache_reads_ = true, broken_ = false, syncing_ = false;
+  ChangeOrder order_;
+  std::vector<ChangeOrder::Entry*> ready_;
+  std::vector<Job*> synced_now_, synced_next_;
+  size_t later_now_ = 0, later_next_ = 0;
+  Calls<Drive, &Drive::synced> sync_{this};
+};
+
+}  // namespace remusd::disk

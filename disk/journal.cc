@@ -1,0 +1,212 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "disk/journal.h"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+
+#include "ckpt/disk_codec.h"
+#include "ckpt/scoped_fd.h"
+
+namespace remusd::disk {
+namespace {
+
+using ckpt::Bytes;
+using ckpt::View;
+
+/// Records are gathered to writes of this size: one system call for an ordinary epoch.
+constexpr size_t kGatherBytes = 1u << 20;
+
+ReadLog reader_of(Medium& file) {
+  return [&file](uint64_t at, std::span<std::byte> out) { return file.read(kJournalLogAt + at, out); };
+}
+
+/// The newest epoch of which the log has every record, each of them one that can be applied.
+Result<uint64_t> last_whole_epoch(const JournalHeader& header, Medium& file) {
+  LogScan scan(header, reader_of(file));
+  LogScan::Record record;
+  uint64_t reached = header.epoch, ignored = 0;
+  const std::span<const uint64_t> sizes(header.disk_bytes, header.disks);
+  for (;;) {
+    REMUSD_ASSIGN(const bool more, scan.next(&record));
+    if (!more) break;
+    REMUSD_TRY(ckpt::check_disk(record.body, sizes, &ignored).with_context("journal"));
+    REMUSD_TRY(ckpt::verify_disk(record.body).with_context("journal"));
+    if (record.head.last != 0) reached = record.head.epoch;
+  }
+  REMUSD_TRY(scan.check_end());
+  return reached;
+}
+
+Status replay(const JournalHeader& header, Medium& file, const Media& disks, uint64_t reached,
+              Recovered* recovered) {
+  LogScan scan(header, reader_of(file));
+  LogScan::Record record;
+  while (recovered->epoch < reached) {
+    REMUSD_ASSIGN(const bool more, scan.next(&record));
+    if (!more) return {Code::corrupt, "journal: it does not read the same twice"};
+    REMUSD_TRY(ckpt::apply_disk(record.body, [&](const ckpt::DiskRun& run) {
+      recovered->replayed_bytes += run.bytes;
+      return write_run(*disks[run.disk], run);
+    }));
+    if (record.head.last == 0) continue;
+    ++recovered->replayed_epochs;
+    recovered->epoch = record.head.epoch;
+    recovered->generation = record.head.generation;
+  }
+  return {};
+}
+
+}  // namespace
+
+Status make_journal_file(const std::string& path, uint64_t bytes) {
+  if (bytes < kMinJournalBytes || bytes > kMaxJournalBytes)
+    return {Code::invalid,
+            "journal " + path + ": " + std::to_string(bytes) + " bytes are not within 64 KiB to 16 GiB"};
+  if (std::error_code none; std::filesystem::exists(path, none)) return {};
+  const auto rounded = static_cast<off_t>((bytes + kJournalBlockBytes - 1) & ~(kJournalBlockBytes - 1));
+  // Complete under another name first: a file that is there has all of its room.
+  const std::string made = path + ".new";
+  const ScopedFd file(::open(made.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (!file) return Status::from_errno("make journal " + made);
+  if (const int error = ::posix_fallocate(file.get(), 0, rounded); error != 0)
+    return Status::from_errno("make room for journal " + made, error);
+  if (::fsync(file.get()) != 0) return Status::from_errno("flush journal " + made);
+  if (::rename(made.c_str(), path.c_str()) != 0) return Status::from_errno("name journal " + path);
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  const ScopedFd parent(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!parent || ::fsync(parent.get()) != 0) return Status::from_errno("flush the folder of journal " + path);
+  return {};
+}
+
+Result<JournalHeader> look_at_journal(Medium& file) {
+  if (file.bytes() < kMinJournalBytes)
+    return Status(Code::invalid, "journal: the file is shorter than 64 KiB");
+  Bytes slots(kJournalLogAt);
+  REMUSD_TRY(file.read(0, slots));
+  const View view(slots);
+  return newest_header(view.first(kJournalBlockBytes), view.subspan(kJournalBlockBytes), file.bytes())
+      .value_or(JournalHeader{});
+}
+
+Status recover(Medium& file, const Media& disks, Recovered* recovered) {
+  *recovered = {};
+  const std::vector<uint64_t> sizes = sizes_of(disks);
+  REMUSD_ASSIGN(const JournalHeader header, look_at_journal(file));
+  recovered->state = static_cast<ReplicaState>(header.state);
+  recovered->epoch = header.epoch;
+  recovered->generation = header.generation;
+  std::copy(std::begin(header.session), std::end(header.session), recovered->session.begin());
+  if (recovered->state != ReplicaState::consistent) return {};
+  if (!std::equal(sizes.begin(), sizes.end(), header.disk_bytes, header.disk_bytes + header.disks))
+    return {Code::invalid, "journal: the guest's disks are not the ones, or of the sizes, that it is for"};
+  REMUSD_ASSIGN(const uint64_t reached, last_whole_epoch(header, file));
+  REMUSD_TRY(replay(header, file, disks, reached, recovered));
+  REMUSD_TRY(flush_all(disks));
+  REMUSD_ASSIGN(Journal journal, Journal::open(file, sizes));
+  return journal.start(recovered->session, recovered->epoch, recovered->generation);
+}
+
+Result<Journal> Journal::open(Medium& file, std::span<const uint64_t> disk_bytes) {
+  REMUSD_ASSERT(!disk_bytes.empty() && disk_bytes.size() <= ckpt::kMaxDisks, "a guest has so many disks");
+  REMUSD_ASSIGN(JournalHeader header, look_at_journal(file));
+  // Of a header that is there only its numbers go on; the rest is what comes next.
+  header.disks = static_cast<uint32_t>(disk_bytes.size());
+  std::fill(std::begin(header.disk_bytes), std::end(header.disk_bytes), 0);
+  std::copy(disk_bytes.begin(), disk_bytes.end(), header.disk_bytes);
+  const uint64_t room = std::min(file.bytes(), kMaxJournalBytes) - kJournalLogAt;
+  header.log_bytes = room / kJournalBlockBytes * kJournalBlockBytes;
+  return Journal(file, header);
+}
+
+Status Journal::write_header() {
+  ++header_.serial;
+  const uint64_t slot = header_.serial % 2;
+  REMUSD_TRY(file_->write(slot * kJournalBlockBytes, encode_header(header_)));
+  return file_->flush();
+}
+
+Status Journal::write_state(ReplicaState state, uint64_t epoch, uint64_t generation) {
+  header_.state = static_cast<uint32_t>(state);
+  header_.epoch = epoch;
+  header_.generation = generation;
+  ++header_.log;  // what any older log has is not of this one
+  if (::getrandom(&header_.salt, sizeof header_.salt, 0) != sizeof header_.salt)
+    return Status::from_errno("get a random number");
+  begun_ = true;
+  header_.position = position_ = flushed_ = written_ = 0;
+  buffer_.clear();
+  // Twice: the state before it must not come back when one block goes bad.
+  REMUSD_TRY(write_header());
+  return write_header();
+}
+
+Status Journal::mark_inconsistent(const ckpt::SessionId& session, uint64_t generation) {
+  std::copy(session.begin(), session.end(), header_.session);
+  return write_state(ReplicaState::inconsistent, 0, generation);
+}
+
+Status Journal::start(const ckpt::SessionId& session, uint64_t epoch, uint64_t generation) {
+  std::copy(session.begin(), session.end(), header_.session);
+  return write_state(ReplicaState::consistent, epoch, generation);
+}
+
+Status Journal::release(uint64_t epoch, uint64_t generation) {
+  return write_state(ReplicaState::released, epoch, generation);
+}
+
+Status Journal::advance(uint64_t epoch, uint64_t generation, uint64_t position) {
+  REMUSD_ASSERT(begun_ && state() == ReplicaState::consistent, "there is a log, and it is ours");
+  REMUSD_ASSERT(position >= header_.position && position <= flushed_, "only what is durable can have gone");
+  header_.epoch = epoch;
+  header_.generation = generation;
+  header_.position = position;
+  return write_header();
+}
+
+Status Journal::append(uint64_t epoch, uint64_t generation, std::span<const Bytes> bodies) {
+  REMUSD_ASSERT(begun_ && state() == ReplicaState::consistent, "there is a log, and it is ours");
+  REMUSD_ASSERT(!bodies.empty() && has_room(epoch_bytes(bodies)), "the caller makes room");
+  for (const Bytes& body : bodies) {
+    RecordHead head;
+    head.log = header_.log;
+    head.position = position_;
+    head.epoch = epoch;
+    head.generation = generation;
+    head.flushed = flushed_;
+    head.header_serial = header_.serial;
+    head.index = static_cast<uint32_t>(&body - bodies.data());
+    head.last = &body == &bodies.back() ? 1 : 0;
+    encode_record(head, header_.salt, body, &buffer_);
+    position_ = record_end(position_, body.size(), head.last != 0);
+    if (buffer_.size() >= kGatherBytes) REMUSD_TRY(write_out());
+  }
+  return {};
+}
+
+Status Journal::write_out() {
+  View rest(buffer_);
+  while (!rest.empty()) {
+    const uint64_t at = written_ % header_.log_bytes;
+    const View now = rest.first(std::min<uint64_t>(rest.size(), header_.log_bytes - at));
+    REMUSD_TRY(file_->write(kJournalLogAt + at, now));
+    rest = rest.subspan(now.size());
+    written_ += now.size();
+    written_bytes_ += now.size();
+  }
+  buffer_.clear();
+  return {};
+}
+
+Status Journal::flush() {
+  REMUSD_TRY(write_out());
+  REMUSD_TRY(file_->flush());
+  flushed_ = position_;
+  return {};
+}
+
+}  // namespace remusd::disk

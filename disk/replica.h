@@ -1,0 +1,172 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+//
+// The backup's copy of a guest's disks, for one session: what epochs change goes into the journal, then to
+// the local disks, in order, without the receive thread ever waiting for a disk.
+//
+//   sync()* --commit(1)--> commit(k)* --drain()--> all is in the files --release()--> the guest's
+//
+//   sync:    written straight to the disks. The journal says `inconsistent` before the first byte is.
+//   commit 1: once the disks are flushed the journal says `consistent`.
+//   commit k: into the journal, which is flushed (for all that wait at once), then to the disks. An epoch
+//   that
+//            changes nothing passes in its turn and costs no I/O.
+//   drain:   what was committed goes to the disks without waiting for the journal.
+//   release: the disks are flushed and the journal says `released`, behind the guest's back.
+//
+// A guest that was promoted may run, read and write when drain() returned ok, but a flush of its must not be
+// answered before released(): until then a loss of power brings the journal back over what it wrote, which it
+// may only see as writes that were lost, as with any disk.
+//
+// What drain() gives up: epochs that had not been flushed to the journal when it was called reach the disks
+// out of its order. When this host loses power before released(), after it lost its primary, the disks may be
+// a mixture of those epochs, which the journal cannot tell. It is a second fault within the time of a flush.
+// It can be told: the arbiter's record names this node for a generation above the journal's, which does not
+// say `released`. Such disks are as after a crash of a host whose disk lied about flushes.
+//
+// The bound: sync() and commit() take what they are given while queued_bytes() <= limit_bytes(), and refuse
+// with `exhausted`, taking nothing, above it. So what is kept is at most limit_bytes and the bodies of the
+// one call that went beyond it, with 5 MiB for encoding and decoding. Whoever commits withholds its
+// acknowledgement while over the bound; `changed` tells when there is room again.
+//
+// A failure of a disk or of the journal is final, what came after it is neither applied nor counted, and no
+// flush is tried again. One exception: when the journal alone has failed, drain() still brings what was taken
+// (and acknowledged) to the disks, since it needs no journal; release() then fails, and whoever lets the
+// guest run must remove the journal's file first.
+//
+// Threads: "replica" writes to the disks, "journal" appends and does all flushing, so that no flush that
+// hangs holds up drain(). sync, commit, drain and release belong to one thread, the rest to any.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "ckpt/clock.h"
+#include "disk/journal.h"
+
+namespace remusd::disk {
+
+struct ReplicaOptions {
+  size_t limit_bytes = 64u << 20;
+  ckpt::SessionId session{};
+  uint64_t generation = 0;
+};
+
+struct ReplicaStats {
+  uint64_t committed_epoch = 0;  // taken
+  uint64_t applied_epoch = 0;    // and in the local files
+  uint64_t durable_epoch = 0;    // and not lost with the power
+  uint64_t queued_bytes = 0, limit_bytes = 0;
+  uint64_t behind_bytes = 0;       // bodies that are not applied yet
+  uint64_t synced_body_bytes = 0;  // of sync(), applied
+  uint64_t applied_bytes = 0, applied_runs = 0;
+  uint64_t journal_bytes = 0;       // written to it
+  uint64_t journal_live_bytes = 0;  // that would be replayed
+  uint64_t journal_flushes = 0, disk_flushes = 0;
+};
+
+class Replica {
+ public:
+  /// `changed` is called, without a lock, when it failed, when there is room again, and when it is released:
+  /// on a thread of the replica's, or inside of commit(). It may ask for failure() and the numbers only.
+  static Result<std::unique_ptr<Replica>> open(Media disks, std::shared_ptr<Medium> journal,
+                                               const ReplicaOptions& options,
+                                               std::function<void()> changed = {});
+  /// Ends after what is under way. What is in the journal stays there for recover().
+  ~Replica();
+  Replica(const Replica&) = delete;
+  Replica& operator=(const Replica&) = delete;
+
+  // Bodies have passed check_disk() and verify_disk(). `exhausted` takes nothing and leaves them as they are;
+  // any other failure is failure().
+  /// A body of epoch 1. REQUIRES: before commit(1).
+  Status sync(ckpt::Bytes&& body);
+  /// The bodies of a whole epoch, one more than the last. Epoch 1: what is not synced yet.
+  Status commit(uint64_t epoch, std::vector<ckpt::Bytes>&& bodies, uint64_t generation);
+
+  /// Returns when all that was committed is in the local files, or `timed_out`. Nothing is committed after.
+  /// May be called again. REQUIRES: epoch 1 is committed.
+  Status drain(Time deadline);
+  /// Begins it and returns at once. REQUIRES: drain() returned ok.
+  void release();
+  bool released() const { return released_.load(); }
+  Status await_release(Time deadline);
+
+  size_t queued_bytes() const { return queued_bytes_.load(); }
+  size_t limit_bytes() const { return options_.limit_bytes; }
+  bool over_limit() const { return queued_bytes() > limit_bytes(); }
+  uint64_t applied_epoch() const { return applied_epoch_.load(); }
+  uint64_t durable_epoch() const { return durable_epoch_.load(); }
+  /// The first one; ok as long as there is none.
+  Status failure() const;
+  ReplicaStats stats() const;
+
+ private:
+  enum class Kind : uint8_t { sync, first, epoch };
+  struct Item {
+    Kind kind = Kind::sync;
+    uint64_t epoch = 0, generation = 0;
+    std::vector<ckpt::Bytes> bodies;
+    size_t kept_bytes = 0;  // of memory
+    size_t body_bytes = 0;
+  };
+  using Lock = std::unique_lock<std::mutex>;
+
+  Replica(Media disks, std::shared_ptr<Medium> file, Journal journal, const ReplicaOptions& options,
+          std::function<void()> changed);
+  Status check_room();
+  void take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<ckpt::Bytes>&& bodies);
+  Item& item(uint64_t number) { return items_[number - first_]; }
+  void forget_done(Lock& lock);
+  void fail(Lock& lock, const Status& status, bool of_disk);
+  void tell(Lock& lock);
+
+  void run_replica();
+  bool may_apply();
+  Status apply(const Item& item);
+
+  void run_journal();
+  bool may_log();
+  bool may_release() const { return release_asked_ && !released_ && failure_.ok(); }
+  Status log_next(Lock& lock);
+  Status log_syncs(Lock& lock);
+  Status log_first(Lock& lock);
+  Status log_epochs(Lock& lock);
+  Status make_room(Lock& lock);
+  Status let_go(Lock& lock);
+  Status flush_disks(Lock& lock);
+
+  const ReplicaOptions options_;
+  const Media disks_;
+  const std::shared_ptr<Medium> file_;  // under the journal
+  const std::function<void()> changed_;
+  Journal journal_;  // the journal's thread's
+  const uint64_t log_bytes_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Item> items_;  // of which the threads hold references without the lock
+  // Items are numbered from 0; these are the first that are not: forgotten, logged, applied, taken.
+  uint64_t first_ = 0, logged_ = 0, applied_ = 0, taken_ = 0;
+  uint64_t committed_epoch_ = 0;
+  uint64_t log_epoch_ = 0, log_generation_ = 0;  // of the last epoch in the log
+  uint64_t unflushed_bytes_ = 0;                 // synced since the disks were flushed
+  bool marked_ = false, draining_ = false, release_asked_ = false, quit_ = false;
+  bool tell_room_ = false, disk_failed_ = false, disk_flush_failed_ = false, log_full_ = false;
+  Status failure_;
+  ReplicaStats stats_;
+
+  std::atomic<size_t> queued_bytes_ = 0;
+  std::atomic<uint64_t> applied_epoch_ = 0, durable_epoch_ = 0;
+  std::atomic<uint64_t> applied_bytes_ = 0, applied_runs_ = 0;
+  std::atomic<bool> released_ = false;
+  std::thread replica_, journaler_;  // last: they use the rest
+};
+
+}  // namespace remusd::disk
