@@ -14,18 +14,20 @@
 namespace remusd::disk {
 
 inline constexpr std::array<uint64_t, 2> kEpochDisks{48u << 10, 16u << 10};
-using Image = std::array<std::vector<std::byte>, 2>;
+inline constexpr uint64_t kReplicaGeneration = 3;
+inline constexpr ckpt::SessionId kReplicaSession{9, 8, 7};
+using DiskImages = std::array<std::vector<std::byte>, 2>;
 
 class Epochs {
  public:
   explicit Epochs(uint32_t seed) : random_(seed) {
-    Image image;
+    DiskImages image;
     for (size_t disk = 0; disk < image.size(); ++disk) image[disk] = noise(kEpochDisks[disk]);
-    images_ = {Image(), image};
+    images_ = {DiskImages(), image};
   }
 
   /// What the disks are after an epoch, from 1 on.
-  const Image& image(uint64_t epoch) const { return images_.at(epoch); }
+  const DiskImages& image(uint64_t epoch) const { return images_.at(epoch); }
   uint64_t last() const { return images_.size() - 1; }
   /// The newest epoch up to this one that changed something.
   uint64_t changed(uint64_t epoch) const {
@@ -46,7 +48,7 @@ class Epochs {
   }
   /// The next epoch: nothing, or some runs in one body or more.
   std::vector<ckpt::Bytes> next() {
-    Image image = images_.back();
+    DiskImages image = images_.back();
     std::vector<ckpt::Bytes> bodies;
     const auto runs = random_() % 5 == 0 ? 0 : 1 + random_() % 6;
     for (uint64_t i = 0; i < runs; ++i) {
@@ -89,7 +91,7 @@ class Epochs {
 
   std::mt19937 random_;
   ckpt::DiskBody body_;
-  std::vector<Image> images_;
+  std::vector<DiskImages> images_;
 };
 
 }  // namespace remusd::disk

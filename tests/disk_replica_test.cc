@@ -15,8 +15,6 @@ namespace {
 using ckpt::Bytes;
 using testing::HasSubstr;
 
-constexpr uint64_t kGeneration = 7;
-constexpr ckpt::SessionId kSession{1, 2, 3};
 constexpr uint64_t kSmallJournal = kMinJournalBytes;
 
 /// A backup host: disks with something on them, a journal, and a replica while there is one.
@@ -33,19 +31,19 @@ struct Host {
   void open(size_t limit_bytes = 1u << 20) {
     ReplicaOptions options;
     options.limit_bytes = limit_bytes;
-    options.session = kSession;
-    options.generation = kGeneration;
+    options.session = kReplicaSession;
+    options.generation = kReplicaGeneration;
     auto opened = Replica::open(disks, journal, options, [this] { ++told; });
     ASSERT_OK(opened);
     replica = std::move(*opened);
   }
   Status sync() {
     for (Bytes& body : epochs.first()) REMUSD_TRY(replica->sync(std::move(body)));
-    return replica->commit(1, {}, kGeneration);
+    return replica->commit(1, {}, kReplicaGeneration);
   }
   Status next() {
     std::vector<Bytes> bodies = epochs.next();
-    return replica->commit(epochs.last(), std::move(bodies), kGeneration);
+    return replica->commit(epochs.last(), std::move(bodies), kReplicaGeneration);
   }
   bool durable(uint64_t epoch) {
     return eventually([&] { return replica->durable_epoch() >= epoch || !replica->failure().ok(); }) &&
@@ -55,7 +53,7 @@ struct Host {
     return eventually([&] { return replica->applied_epoch() >= epoch || !replica->failure().ok(); }) &&
            replica->applied_epoch() >= epoch;
   }
-  Image content() const { return {files[0]->content(), files[1]->content()}; }
+  DiskImages content() const { return {files[0]->content(), files[1]->content()}; }
   Status recovered(Recovered* out) { return recover(*journal, disks, out); }
 
   Power power;
@@ -100,7 +98,8 @@ TEST(DiskReplica, AnEpochWithoutChangesCostsNoFlush) {
   ASSERT_OK(host.sync());
   ASSERT_TRUE(host.durable(1));
   const uint64_t operations = host.power.operations();
-  for (uint64_t epoch = 2; epoch < 100; ++epoch) ASSERT_OK(host.replica->commit(epoch, {}, kGeneration));
+  for (uint64_t epoch = 2; epoch < 100; ++epoch)
+    ASSERT_OK(host.replica->commit(epoch, {}, kReplicaGeneration));
   EXPECT_TRUE(host.durable(99));
   EXPECT_TRUE(host.applied(99));
   EXPECT_EQ(host.power.operations(), operations);
@@ -115,13 +114,13 @@ TEST(DiskReplica, DisksAreNobodysUntilTheFirstEpochIsCommitted) {
   auto header = look_at_journal(*host.journal);
   ASSERT_OK(header);
   EXPECT_EQ(static_cast<ReplicaState>(header->state), ReplicaState::inconsistent);
-  EXPECT_EQ(header->generation, kGeneration);
+  EXPECT_EQ(header->generation, kReplicaGeneration);
   host.replica.reset();
   host.power.cycle(1);
   Recovered recovered;
   ASSERT_OK(host.recovered(&recovered));
   EXPECT_EQ(recovered.state, ReplicaState::inconsistent);
-  EXPECT_EQ(recovered.session, kSession);
+  EXPECT_EQ(recovered.session, kReplicaSession);
 }
 
 /// After a loss of power the disks are one epoch, at least the last that was said to be durable.
@@ -195,8 +194,9 @@ TEST(DiskReplica, AnyFailureIsFinalAndLeavesOneEpoch) {
       EXPECT_THAT(failure.message(), HasSubstr(seed % 2 == 0 ? "Input/output" : "No space left")) << where;
       // What was under way on the other thread ends; nothing begins.
       const uint64_t applied = host.replica->applied_epoch(), durable = host.replica->durable_epoch();
-      EXPECT_EQ(host.replica->commit(host.replica->stats().committed_epoch + 1, {}, kGeneration).message(),
-                failure.message());
+      EXPECT_EQ(
+          host.replica->commit(host.replica->stats().committed_epoch + 1, {}, kReplicaGeneration).message(),
+          failure.message());
       EXPECT_LE(host.replica->applied_epoch(), applied + 1) << where;
       EXPECT_LE(host.replica->durable_epoch(), durable + 24) << where;
     }
@@ -242,7 +242,7 @@ TEST(DiskReplica, DrainEndsAtItsDeadlineWhenADiskHangs) {
   std::vector<Bytes> bodies = host.epochs.first();
   host.power.hang_flushes_of("journal");  // the first sync cannot begin
   for (Bytes& body : bodies) ASSERT_OK(host.replica->sync(std::move(body)));
-  ASSERT_OK(host.replica->commit(1, {}, kGeneration));
+  ASSERT_OK(host.replica->commit(1, {}, kReplicaGeneration));
   EXPECT_EQ(host.replica->drain(Clock::now() + std::chrono::milliseconds(1)).code(), Code::timed_out);
   host.power.hang_flushes_of("nobody");
   ASSERT_OK(host.replica->drain(in_a_while()));
@@ -272,7 +272,7 @@ TEST(DiskReplica, UntilItIsReleasedOnlyWhatTheGuestDidNotFlushIsLost) {
     Recovered recovered;
     ASSERT_OK(host.recovered(&recovered));
     EXPECT_TRUE(!released || recovered.state == ReplicaState::released);
-    Image expected = host.epochs.image(11), got = host.content();
+    DiskImages expected = host.epochs.image(11), got = host.content();
     // By the byte, since these epochs, other than a guest's, do not change whole sectors.
     for (const uint64_t at : places) {
       for (uint64_t i = at; i < at + sector.size(); ++i)
@@ -312,7 +312,7 @@ TEST(DiskReplica, TakesNoMoreThanItsBoundAndOneCall) {
   size_t call_bytes = 0, before = 0;
   Status status;
   uint64_t epoch = 1;
-  for (; status.ok(); status = host.replica->commit(++epoch, std::move(bodies), kGeneration)) {
+  for (; status.ok(); status = host.replica->commit(++epoch, std::move(bodies), kReplicaGeneration)) {
     EXPECT_LE(before, kLimit) << "what was taken was taken within the bound";
     EXPECT_LE(host.replica->queued_bytes(), before + call_bytes + 500);
     before = host.replica->queued_bytes();
@@ -329,7 +329,7 @@ TEST(DiskReplica, TakesNoMoreThanItsBoundAndOneCall) {
   host.power.hang_flushes_of("nobody");
   EXPECT_TRUE(eventually([&] { return host.told > 0; })) << "there is room again";
   EXPECT_FALSE(host.replica->over_limit());
-  ASSERT_OK(host.replica->commit(epoch, std::move(bodies), kGeneration));
+  ASSERT_OK(host.replica->commit(epoch, std::move(bodies), kReplicaGeneration));
   ASSERT_TRUE(host.applied(epoch));
   EXPECT_EQ(host.content(), host.epochs.image(epoch));
 }
@@ -340,7 +340,7 @@ TEST(DiskReplica, AnEpochThatTheJournalHasNoRoomForEndsIt) {
   ASSERT_OK(host.sync());
   std::vector<Bytes> bodies;
   for (int i = 0; i < 8; ++i) bodies.push_back(host.epochs.first()[0]);
-  const Status status = host.replica->commit(2, std::move(bodies), kGeneration);
+  const Status status = host.replica->commit(2, std::move(bodies), kReplicaGeneration);
   EXPECT_EQ(status.code(), Code::invalid);
   EXPECT_THAT(status.message(), HasSubstr("make it larger"));
   EXPECT_FALSE(host.replica->failure().ok());
