@@ -12,7 +12,7 @@ namespace {
 // Small guests: room for their device state, which does not shrink with their memory.
 constexpr size_t kStagingFloorBytes = 8u << 20;
 
-constexpr uint64_t kFeatures = ckpt::kFeatureDelta | ckpt::kFeatureSeed;
+constexpr uint64_t kFeatures = ckpt::kFeatureDelta | ckpt::kFeatureSeed | ckpt::kFeatureDisk;
 
 size_t default_staging_limit(size_t memory_bytes) {
   return memory_bytes + std::max(memory_bytes / 8, kStagingFloorBytes);
@@ -26,8 +26,13 @@ ckpt::FrameType expected(int step) {
 
 }  // namespace
 
-Handshake::Handshake(ckpt::Link& link, const Options& options, Admit admit)
-    : link_(link), options_(options), admit_(std::move(admit)), files_(options.files_dir) {}
+Handshake::Handshake(ckpt::Link& link, const Options& options, Admit admit,
+                     std::function<void()> disks_changed)
+    : link_(link),
+      options_(options),
+      admit_(std::move(admit)),
+      disks_changed_(std::move(disks_changed)),
+      files_(options.files_dir) {}
 
 Status Handshake::on_frame(const ckpt::FrameView& frame) {
   if (step_ == Step::refused) return {};
@@ -81,6 +86,7 @@ Status Handshake::on_hello(const ckpt::FrameView& frame) {
   }
   generation_ = theirs.generation;
   features_ = ours.features & theirs.features;
+  session_ = theirs.session;
   step_ = Step::definition;
   return send(ckpt::FrameType::hello, ours);
 }
@@ -112,6 +118,7 @@ Status Handshake::on_facts(const ckpt::FrameView& frame) {
   if (!facts.ok()) return refuse(facts.status());
 
   files_.localize(&definition_);
+  if (const Status status = open_disks(); !status.ok()) return refuse(status.with_context("guest " + vm_));
   auto standby = guest::prepare(definition_, options_.driver);
   if (!standby.ok()) return refuse(standby.status().with_context("prepare the standby of " + vm_));
   standby_ = *std::move(standby);
@@ -131,6 +138,27 @@ Status Handshake::on_facts(const ckpt::FrameView& frame) {
   return send(ckpt::FrameType::ready, ckpt::Ready{staging_limit_bytes_, memory_bytes});
 }
 
+/// They are served before the standby is there, which connects to them as it starts.
+Status Handshake::open_disks() {
+  if (definition_.disks.empty()) return {};
+  definition_ = guest::of_the_other_host(std::move(definition_));
+  REMUSD_ASSIGN(const std::vector<guest::DiskEndpoint> endpoints,
+                guest::disks_of(definition_, options_.driver));
+  std::vector<disk::DiskFile> files;
+  for (size_t i = 0; i < endpoints.size(); ++i)
+    files.push_back({endpoints[i].name, endpoints[i].path, endpoints[i].socket_path,
+                     definition_.disks[i].bytes, endpoints[i].read_only});
+  disk::DisksOptions options;
+  options.limit_bytes = options_.disk_limit_bytes;
+  options.journal_path = options_.journals_dir + "/" + vm_ + ".journal";
+  disk::ReplicaOptions replica;
+  replica.limit_bytes = options_.disk_limit_bytes;
+  replica.session = session_;
+  replica.generation = generation_;
+  REMUSD_ASSIGN(disks_, disk::Disks::open_replica(files, options, replica, disks_changed_));
+  return {};
+}
+
 template <typename Record>
 Status Handshake::send(ckpt::FrameType type, const Record& record) {
   ckpt::Bytes body;
@@ -144,6 +172,7 @@ Status Handshake::refuse(const Status& why) {
   if (standby_) {
     const Status destroyed = standby_->destroy();
     standby_.reset();
+    disks_.reset();
     if (!destroyed.ok()) refusal_ = Status(why.code(), why.message() + "; " + destroyed.message());
   }
   std::string reason = why.message();

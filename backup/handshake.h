@@ -24,7 +24,8 @@ namespace remusd::backup {
 class Handshake {
  public:
   using Admit = std::function<Status(const std::string& vm, const std::string& peer, uint64_t generation)>;
-  Handshake(ckpt::Link& link, const Options& options, Admit admit);
+  /// `disks_changed`: as disk::Replica's, from any thread.
+  Handshake(ckpt::Link& link, const Options& options, Admit admit, std::function<void()> disks_changed);
 
   /// A mandatory frame of the handshake. A failing Status is for a peer that cannot be trusted. Blocks while
   /// the standby is prepared (FACTS).
@@ -42,6 +43,8 @@ class Handshake {
   /// What came with it, once done(). take_standby() may be called once.
   const guest::Definition& definition() const { return definition_; }
   std::unique_ptr<guest::Standby> take_standby() { return std::move(standby_); }
+  /// Null for a guest without disks. The standby is connected to them: it goes before they do.
+  std::shared_ptr<disk::Disks> take_disks() { return std::move(disks_); }
   size_t staging_limit_bytes() const { return staging_limit_bytes_; }
 
  private:
@@ -51,6 +54,7 @@ class Handshake {
   Status on_definition(const ckpt::FrameView& frame);
   Status on_file(const ckpt::FrameView& frame);
   Status on_facts(const ckpt::FrameView& frame);
+  Status open_disks();
   template <typename Record>
   Status send(ckpt::FrameType type, const Record& record);
   /// Tells the peer why not; ok unless even that cannot be sent.
@@ -59,13 +63,16 @@ class Handshake {
   ckpt::Link& link_;
   const Options& options_;
   Admit admit_;
+  std::function<void()> disks_changed_;
   Step step_ = Step::hello;
   Status refusal_;
   std::string vm_, peer_;
   uint64_t generation_ = 0;
   uint64_t features_ = 0;
+  ckpt::SessionId session_{};
   guest::Definition definition_;
   BootFiles files_;
+  std::shared_ptr<disk::Disks> disks_;
   std::unique_ptr<guest::Standby> standby_;
   size_t staging_limit_bytes_ = 0;
 };

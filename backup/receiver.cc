@@ -15,6 +15,7 @@ constexpr Duration kProgressInterval = std::chrono::milliseconds(100);
 constexpr Duration kRefusePatience = std::chrono::seconds(1);
 constexpr Duration kGoodbyePatience = std::chrono::milliseconds(200);
 /// How long the primary may take, once the guest runs here, to end its side of a switchover.
+constexpr Duration kDrainPatience = std::chrono::seconds(30);  // a slow disk is better than none
 constexpr Duration kInputPatience = std::chrono::milliseconds(250);
 constexpr size_t kSeedRoom = 256u << 10;  // a SEED frame, and signs of life
 constexpr size_t kFramesPerSlice = 8;     // at most 8 MiB of pages: a few milliseconds
@@ -43,10 +44,12 @@ Receiver::Receiver(std::unique_ptr<ckpt::Link> link, arbiter::Arbiter& arbiter, 
       link_(std::move(link)),
       mailbox_([this] { link_->wake(); }),
       core_(core_config(options_, nonce_)),
-      handshake_(*link_, options_,
-                 [this](const auto& vm, const auto& peer, uint64_t generation) {
-                   return admit(vm, peer, generation);
-                 }),
+      handshake_(
+          *link_, options_,
+          [this](const auto& vm, const auto& peer, uint64_t generation) {
+            return admit(vm, peer, generation);
+          },
+          [this] { link_->wake(); }),
       promotion_(options_.net),
       handshake_deadline_(Clock::now() + options_.handshake_timeout),
       hello_deadline_(std::min(handshake_deadline_, Clock::now() + kHelloPatience)),
@@ -81,6 +84,7 @@ void Receiver::run() {
     if (core_.final()) break;
     // Answers first: an acknowledgement leaves with the next wait, and applying goes on when nothing came.
     if (!wait()) apply_some();
+    feed_disks();
     seed_some();
     core_.tick(Clock::now(), &actions_);
     watch_standby();
@@ -181,6 +185,7 @@ Status Receiver::on_frame(const ckpt::FrameView& frame) {
       return on_input(frame);
     case ckpt::FrameType::pages:
     case ckpt::FrameType::keep:
+    case ckpt::FrameType::disk:
     case ckpt::FrameType::device:
     case ckpt::FrameType::base:
     case ckpt::FrameType::commit:
@@ -201,6 +206,11 @@ Status Receiver::on_handshake_frame(const ckpt::FrameView& frame) {
   standby_ = handshake_.take_standby();
   store_.emplace(standby_->memory(), handshake_.staging_limit_bytes(),
                  (handshake_.features() & ckpt::kFeatureDelta) != 0);
+  disks_ = handshake_.take_disks();
+  if (disks_) {
+    feed_.emplace(*disks_->replica(), handshake_.generation());
+    store_->use_disks(disks_->sizes(), &*feed_);
+  }
   if ((handshake_.features() & ckpt::kFeatureSeed) != 0) {
     seeder_.emplace(standby_->memory(),
                     callbacks_.take_residue ? callbacks_.take_residue(handshake_.vm()) : guest::Residue());
@@ -250,7 +260,11 @@ Status Receiver::on_data(const ckpt::FrameView& frame) {
   }
   if (seeder_) return Status(Code::corrupt, "data came before everything was told that is here");
   if (frame.type() == ckpt::FrameType::pages) fail_point("backup.pages");
-  if (frame.type() != ckpt::FrameType::commit) return store_->add(frame);
+  if (frame.type() != ckpt::FrameType::commit) {
+    REMUSD_TRY(store_->add(frame));
+    // Of the first sync nothing is acknowledged that could be withheld.
+    return feed_ && epoch == 1 ? feed_->wait_for_room(Clock::now() + options_.heartbeat_interval) : Status();
+  }
   REMUSD_TRY(fail_point_error("backup.commit"));
   ckpt::Commit commit;
   REMUSD_TRY(store_->commit(frame, &commit));
@@ -290,6 +304,28 @@ void Receiver::apply_some() {
   while (!core_.final() && core_.applied() < store_->applied()) {
     core_.applied(core_.applied() + 1, &actions_);
   }
+}
+
+void Receiver::feed_disks() {
+  if (!feed_ || core_.final()) return;
+  if (disks_->replica() != nullptr) feed_->pump();
+  send_acks(/*just_decided=*/false);
+  if (disks_->replica() == nullptr) return;
+  const Status failure = disks_->replica()->failure();
+  const bool waits = core_.state() == State::syncing || core_.state() == State::standby;
+  if (!failure.ok() && waits) end(failure.with_context("the replica of its disks is lost"));
+}
+
+/// Every epoch that counts is in the files.
+Status Receiver::drain_disks() {
+  if (!disks_) return {};
+  const Time deadline = Clock::now() + kDrainPatience;
+  while (!feed_->drained()) {
+    REMUSD_TRY(feed_->wait_for_room(deadline));
+    if (const Status failure = disks_->replica()->failure(); !failure.ok()) return failure;
+    if (Clock::now() >= deadline) return {Code::timed_out, "the disks do not take what was committed"};
+  }
+  return disks_->promote(deadline);
 }
 
 bool Receiver::may_seed() const {
@@ -335,7 +371,8 @@ void Receiver::perform() {
     const Action action = actions_[i];
     switch (action.kind) {
       case ActionKind::ack:
-        send_ack(action.number);
+        acks_.push_back(action.number);
+        send_acks(/*just_decided=*/true);
         break;
       case ActionKind::apply:
         break;  // the store has it; apply_some() goes on with it between waits
@@ -372,11 +409,19 @@ void Receiver::perform() {
   actions_.clear();
 }
 
-void Receiver::send_ack(uint64_t epoch) {
-  REMUSD_ASSERT(!digests_.empty(), "an ack repeats its commit's digest");
-  send(ckpt::FrameType::ack, epoch, ckpt::Ack{digests_.front(), std::min(epoch, store_->applied())});
-  digests_.pop_front();
-  fail_point("backup.acked");
+/// Those that the disks have room for. Whoever asks for the right to run acknowledges nothing more.
+void Receiver::send_acks(bool just_decided) {
+  const State state = core_.state();
+  const bool may =
+      just_decided || state == State::syncing || state == State::standby || state == State::loading;
+  while (!acks_.empty() && may && !(feed_ && feed_->behind())) {
+    REMUSD_ASSERT(!digests_.empty(), "an ack repeats its commit's digest");
+    const uint64_t epoch = acks_.front();
+    send(ckpt::FrameType::ack, epoch, ckpt::Ack{digests_.front(), std::min(epoch, store_->applied())});
+    acks_.pop_front();
+    digests_.pop_front();
+    fail_point("backup.acked");
+  }
 }
 
 template <typename Record>
@@ -411,11 +456,18 @@ void Receiver::ask_arbiter(uint64_t expected_generation) {
 }
 
 void Receiver::load() {
+  if (const Status drained = drain_disks(); !drained.ok()) {
+    requests_.load([drained] { return drained; });
+    return;
+  }
   requests_.load([this] { return promotion_.load(*standby_, *store_, handshake_.vm()); });
 }
 
 void Receiver::promote() {
   fail_point("backup.won");
+  if (disks_ && disks_->replica() != nullptr) {
+    if (const Status drained = drain_disks(); !drained.ok()) return core_.promotion_done(drained, &actions_);
+  }
   auto running = promotion_.run(*standby_, *store_, handshake_.vm());
   if (!running.ok()) return core_.promotion_done(running.status(), &actions_);
   fail_point("backup.promoted");
@@ -426,8 +478,10 @@ void Receiver::promote() {
   (void)announced;
   if (core_.planned()) take_over_input(*running->net);
   store_.reset();
+  feed_.reset();
   standby_.reset();  // spent
   Promoted promoted;
+  promoted.disks = std::move(disks_);
   promoted.guest = std::move(running->guest);
   promoted.net = std::move(running->net);
   promoted.definition = handshake_.definition();
@@ -464,6 +518,8 @@ void Receiver::destroy_standby() {
   (void)destroyed;  // dropping it is all that is left to do
   if (callbacks_.leave_residue) callbacks_.leave_residue(handshake_.vm(), standby_->take_memory());
   standby_.reset();
+  feed_.reset();
+  disks_.reset();
 }
 
 void Receiver::publish(bool tell) {
@@ -485,6 +541,7 @@ void Receiver::publish(bool tell) {
     snapshot.promote_seconds = promote_seconds_;
     snapshot.memory_bytes = ckpt::link_memory_bytes(options_.link, options_.tls != nullptr);
     snapshot.staged_bytes = 0;
+    if (disks_) snapshot.disks = disks_->replica_stats();
     if (store_) {
       snapshot.received = store_->staged();
       snapshot.sync_received_bytes = store_->received_bytes();

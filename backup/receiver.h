@@ -16,6 +16,7 @@
 #include <string>
 
 #include "backup/core.h"
+#include "backup/disk_feed.h"
 #include "backup/handshake.h"
 #include "backup/mailbox.h"
 #include "backup/passed_input.h"
@@ -55,6 +56,8 @@ class Receiver {
   void after_handshake_step();
   Status named(const Status& why) const;
   void apply_some();
+  void feed_disks();
+  Status drain_disks();
   void seed_some();
   bool may_seed() const;
   void watch_standby();
@@ -64,7 +67,7 @@ class Receiver {
 
   // Actions.
   void perform();
-  void send_ack(uint64_t epoch);
+  void send_acks(bool just_decided);
   void ask_arbiter(uint64_t expected_generation);
   void load();
   void promote();
@@ -87,11 +90,14 @@ class Receiver {
   Core core_;
   Actions actions_;  // decided, not yet carried out
   Handshake handshake_;
+  std::shared_ptr<disk::Disks> disks_;  // of the guest; null: it has none
   std::unique_ptr<guest::Standby> standby_;
   Promotion promotion_;           // of standby_
+  std::optional<DiskFeed> feed_;  // to disks_->replica()
   std::optional<Store> store_;    // over standby_->memory()
   std::optional<Seeder> seeder_;  // until everything is told; over the same memory
   std::deque<uint64_t> digests_;  // of epochs whose ack is not yet sent
+  std::deque<uint64_t> acks_;     // decided, and waiting for room on the disks
   PassedInput input_;             // in a switchover
 
   const Time handshake_deadline_;

@@ -11,6 +11,7 @@
 
 #include "arbiter/arbiter.h"
 #include "ckpt/link.h"
+#include "disk/disks.h"
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
 
@@ -47,7 +48,9 @@ struct Options {
   std::string from;                       // the peer's address, for messages; may be empty
   guest::DriverOptions driver;
   netbuf::NetOptions net;
-  std::string files_dir;  // boot files received from the peer, named by digest
+  uint64_t disk_limit_bytes = 64u << 20;  // of what waits for the disks here
+  std::string journals_dir;               // of replicas of disks, by the guest's name
+  std::string files_dir;                  // boot files received from the peer, named by digest
   /// Switches the host of `peer` off and says whether it is: the guest is promoted only once it said ok.
   /// Blocks until it knows or is told to stop. Empty: the right to run is enough.
   std::function<Status(const std::string& peer, const std::stop_token& stop)> fence;
@@ -65,9 +68,11 @@ struct Snapshot {
   Time last_heard{};
   double promote_seconds = 0;  // decision won to guest running; 0 before
   uint64_t memory_bytes = 0;
+  disk::ReplicaStats disks;  // zeros without
 };
 
 struct Promoted {
+  std::shared_ptr<disk::Disks> disks;  // of the guest, which goes before them; null: it has none
   std::unique_ptr<guest::Guest> guest;
   std::unique_ptr<netbuf::NetBuffer> net;  // passing
   guest::Definition definition;

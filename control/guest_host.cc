@@ -136,6 +136,7 @@ primary::Options GuestHost::protection_options(const std::string& peer,
   options.disk_sync_bytes_per_second = static_cast<uint64_t>(config.disk_sync_mib_s) << 20;
   options.shadow_bytes = static_cast<size_t>(config.shadow_mib) << 20;
   options.record_path = config.record_path;
+  options.disks = disks_.get();
   return options;
 }
 
@@ -190,8 +191,8 @@ Status GuestHost::begin_protection(const std::string& peer, const primary::PaceO
     last_protection_ = {};
     logged_state_ = primary::State::failed;
   }
-  auto started = primary::Protection::start(*guest_, definition_, *net_, context_.arbiter, options,
-                                            protection_callbacks(id));
+  auto started = primary::Protection::start(*guest_, with_sizes(definition_, disks_.get()), *net_,
+                                            context_.arbiter, options, protection_callbacks(id));
   const std::lock_guard lock(mutex_);
   if (!started.ok()) {
     automatic_ = false;

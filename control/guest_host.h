@@ -26,6 +26,7 @@
 #include "control/claim.h"
 #include "control/epoch_window.h"
 #include "control/exit_code.h"
+#include "control/guest_disks.h"
 #include "control/guest_state_file.h"
 #include "control/guest_status.h"
 #include "control/host_context.h"
@@ -82,8 +83,8 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
  private:
   Status check_start(const guest::Definition& definition, bool force);
   Status start_guest(const guest::Definition& wanted);
-  void take_guest(const guest::Definition& definition, bool launched, std::unique_ptr<guest::Guest> guest,
-                  std::unique_ptr<netbuf::NetBuffer> net);
+  void take_guest(const guest::Definition& definition, bool launched, std::shared_ptr<disk::Disks> disks,
+                  std::unique_ptr<guest::Guest> guest, std::unique_ptr<netbuf::NetBuffer> net);
   void settle_leftover();
   Status adopt_leftover();
   void keep_leftover(const Status& why);
@@ -128,6 +129,7 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
 
   // The strand's own.
   guest::Definition definition_;
+  std::shared_ptr<disk::Disks> disks_;  // of guest_, which goes before them; set under mutex_, too
   std::unique_ptr<guest::Guest> guest_;
   std::unique_ptr<netbuf::NetBuffer> net_;
   std::optional<Claim> claim_;

@@ -65,6 +65,8 @@ void GuestHost::settle_leftover() {
 Status GuestHost::adopt_leftover() {
   const guest::DriverOptions options = driver_options(context_.config);
   const GuestState left = *leftover_;
+  // Its hypervisor connects to them again.
+  REMUSD_ASSIGN(auto disks, open_disks(left.definition, context_.config, /*lives=*/true));
   REMUSD_ASSIGN(std::unique_ptr<guest::Guest> guest, left.launched
                                                          ? guest::adopt(left.definition, options, left.pid)
                                                          : guest::attach(left.definition, options));
@@ -72,7 +74,7 @@ Status GuestHost::adopt_leftover() {
   REMUSD_TRY(win_right_to_run());
   REMUSD_ASSIGN(auto net, open_gates(*guest));
   net->announce();
-  take_guest(left.definition, left.launched, std::move(guest), std::move(net));
+  take_guest(left.definition, left.launched, std::move(disks), std::move(guest), std::move(net));
   leftover_.reset();
   const std::lock_guard lock(mutex_);
   has_leftover_ = false;

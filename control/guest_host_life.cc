@@ -89,6 +89,7 @@ Status GuestHost::start_guest(const guest::Definition& wanted) {
     REMUSD_TRY(guest::complete_and_validate(&definition));  // Its cards are known only now.
   }
   REMUSD_TRY(win_right_to_run());
+  REMUSD_ASSIGN(auto disks, open_disks(definition, context_.config, /*lives=*/false));
   REMUSD_ASSIGN(std::unique_ptr<guest::Guest> guest,
                 attaching ? guest::attach(definition, options) : guest::start(definition, options));
   auto net = open_gates(*guest);
@@ -98,13 +99,14 @@ Status GuestHost::start_guest(const guest::Definition& wanted) {
     }
     return net.status();
   }
-  take_guest(definition, !attaching, std::move(guest), *std::move(net));
+  take_guest(definition, !attaching, std::move(disks), std::move(guest), *std::move(net));
   remember();
   return {};
 }
 
 void GuestHost::take_guest(const guest::Definition& definition, bool launched,
-                           std::unique_ptr<guest::Guest> guest, std::unique_ptr<netbuf::NetBuffer> net) {
+                           std::shared_ptr<disk::Disks> disks, std::unique_ptr<guest::Guest> guest,
+                           std::unique_ptr<netbuf::NetBuffer> net) {
   definition_ = definition;
   launched_ = launched;
   guest_ = std::move(guest);
@@ -112,6 +114,7 @@ void GuestHost::take_guest(const guest::Definition& definition, bool launched,
   context_.residues.drop(name_);
   metrics_->reset_net();
   const std::lock_guard lock(mutex_);
+  disks_ = std::move(disks);
   has_guest_ = true;
   ever_protected_ = false;
   window_.clear();
@@ -155,8 +158,14 @@ void GuestHost::lose_guest(const std::string& state, const std::string& reason) 
   // The node that runs it now may protect it here: most of its memory is still the same.
   if (state == "fenced") context_.residues.put(name_, guest_->take_memory(), Clock::now());
   guest_.reset();
+  std::shared_ptr<disk::Disks> disks;  // without the lock: what is under way on them is waited for
   claim_.reset();
   save({});
+  {
+    const std::lock_guard lock(mutex_);
+    disks = std::move(disks_);
+  }
+  disks.reset();
   const std::lock_guard lock(mutex_);
   has_guest_ = false;
   reprotect_.clear();
@@ -274,6 +283,7 @@ void GuestHost::adopt(const SessionSlot& slot, std::shared_ptr<backup::Promoted>
   const int pid = guest_->pid();
   {
     const std::lock_guard lock(mutex_);
+    disks_ = std::move(promoted->disks);
     has_guest_ = true;
     promoted_slot_ = slot.id;
     if (promoted->forced)

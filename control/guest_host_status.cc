@@ -17,12 +17,14 @@ GuestStatus GuestHost::status() const {
   std::shared_ptr<primary::Protection> protection;
   std::shared_ptr<SessionSlot> slot;
   EpochWindow window;
+  std::shared_ptr<disk::Disks> disks;
   {
     const std::lock_guard lock(mutex_);
     now = rest_;
     protection = protection_;
     slot = session_;
     window = window_;
+    disks = disks_;
   }
   // The engine's own locks are taken without ours.
   now.residue_bytes = context_.residues.bytes(name_);
@@ -30,6 +32,7 @@ GuestStatus GuestHost::status() const {
   now.interval_ms = quantiles(window.interval_ms());
   now.commit_ms = quantiles(window.commit_ms());
   now.dirty_pages = quantiles(window.dirty_pages());
+  if (disks != nullptr) fill_disks(*disks, &now.disks);
   if (protection != nullptr) fill_primary(protection->snapshot(), &now);
   fill_reprotect(&now);
   if (slot != nullptr) {
@@ -100,6 +103,10 @@ void GuestHost::fill_backup(const backup::Snapshot& snapshot, GuestStatus* statu
   status->memory_bytes = snapshot.memory_bytes;
   status->staging_used_bytes = snapshot.staged_bytes;
   status->staging_limit_bytes = snapshot.staging_limit_bytes;
+  status->disks.behind_bytes = snapshot.disks.behind_bytes;
+  status->disks.applied_bytes = snapshot.disks.applied_bytes;
+  status->disks.applied_epoch = snapshot.disks.applied_epoch;
+  status->disks.durable_epoch = snapshot.disks.durable_epoch;
   status->reason = snapshot.end.message();
   status->reason_code = to_string(snapshot.end.code());
 }

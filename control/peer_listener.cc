@@ -6,6 +6,7 @@
 
 #include "control/address.h"
 #include "control/driver_options.h"
+#include "control/guest_disks.h"
 #include "control/log.h"
 #include "control/toml_reader.h"
 
@@ -26,6 +27,8 @@ backup::Options session_options(const Config& config) {
   options.driver = driver_options(config);
   options.net.limit_bytes = static_cast<size_t>(config.packet_buffer_mib) << 20;
   options.files_dir = config.state_dir + "/files";
+  options.disk_limit_bytes = static_cast<uint64_t>(config.disk_buffer_mib) << 20;
+  options.journals_dir = journals_dir(config);
   const bool any = std::any_of(config.fences.begin(), config.fences.end(),
                                [](const auto& fence) { return !fence.second.command.empty(); });
   if (!any) return options;

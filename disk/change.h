@@ -41,8 +41,12 @@ class Observer {
   virtual bool changing(const Change& change, std::span<const std::byte> data) = 0;
   /// It is done on the local disk, well or not; the client has not been answered yet.
   virtual void changed(const Change& change) = 0;
-  /// A flush has come. True: the guest stands for an epoch, answer at once and flush the local disk then
-  /// (the server does so without anybody waiting, but a later flush). False: answer when it is flushed.
+  /// Whether flushes, and writes that are to be on the medium when they are answered, must wait until
+  /// Server::retry().
+  virtual bool flush_held() = 0;
+  /// A flush has come, and is not held. True: the guest stands for an epoch, answer at once and flush the
+  /// local disk then (the server does so without anybody waiting, but a later flush). False: answer when it
+  /// is flushed.
   virtual bool flush_may_wait() = 0;
   /// Such a flush of nobody's has been made good, or has failed with this errno value.
   virtual void flushed_later(int error) = 0;

@@ -1,14 +1,18 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // A guest's disks on this host, as long as it is here: running, or waiting as a replica. Holds the local
-// files (locked), the NBD server that its hypervisor is connected to, the tap between the two and, where a
-// replica is kept, what applies epochs to it.
+// files (locked), the NBD server that its hypervisor is connected to, the tap between the two and, on a
+// backup, what brings epochs to the files.
 //
-//   open() --guest runs--> tap()                     open() --begin_replica()--> replica() --end_replica()-->
-//   tap()
+//   open() --the guest runs--> tap()
+//   open() --begin_replica()--> replica() --promote()--> the guest runs --> tap()
+//
+// Threads: begin_replica and promote belong to one thread; the rest may be called from any.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,36 +20,71 @@
 
 #include "ckpt/status.h"
 #include "disk/local_file.h"
+#include "disk/nbd_server.h"
+#include "disk/replica.h"
 #include "disk/tap.h"
 
 namespace remusd::disk {
 
-/// Of one disk. bytes 0: whatever the file has; otherwise it must have so many, and a file that is not there
-/// is made, empty.
+/// One disk. bytes 0: whatever the file has; otherwise it must have so many, and a file that is not there is
+/// made, empty.
 struct DiskFile {
   std::string name;
   std::string path;
-  std::string socket_path;  // the hypervisor connects here; empty: nobody does
+  std::string socket_path;  // the hypervisor connects here
   uint64_t bytes = 0;
   bool read_only = false;
 };
 
+struct DisksOptions {
+  uint64_t limit_bytes = 64u << 20;  // of the tap (tap.h), and of a replica (replica.h)
+  std::string journal_path;          // of the replica; empty: there is none
+};
+
 class Disks {
  public:
-  /// `limit_bytes`: of the tap (tap.h).
-  static Result<std::unique_ptr<Disks>> open(const std::vector<DiskFile>& disks, uint64_t limit_bytes);
+  /// For a guest that is to run: what an earlier replica has left in its journal is brought to the disks
+  /// first. `unsafe`: they hold half a first sync.
+  static Result<std::unique_ptr<Disks>> open(const std::vector<DiskFile>& disks, const DisksOptions& options);
+  /// For a standby. `changed`: as Replica's.
+  static Result<std::unique_ptr<Disks>> open_replica(const std::vector<DiskFile>& disks,
+                                                     const DisksOptions& options,
+                                                     const ReplicaOptions& replica,
+                                                     std::function<void()> changed);
+  ~Disks();
   Disks(const Disks&) = delete;
   Disks& operator=(const Disks&) = delete;
 
   std::span<const LocalFile> files() const { return files_; }
   std::vector<uint64_t> sizes() const;
   Tap& tap() { return tap_; }
+  const Tap& tap() const { return tap_; }
+  DiskCounters counters(size_t disk) const { return server_->counters(disk); }
+
+  /// Null once a guest runs on them.
+  Replica* replica() { return promoted_ ? nullptr : replica_.get(); }
+  ReplicaStats replica_stats() const { return replica_ ? replica_->stats() : ReplicaStats(); }
+  /// All that was committed is in the files, and the guest may run on them; its flushes wait until the
+  /// journal has let go of them. Nothing is committed any more.
+  Status promote(Time deadline);
 
  private:
-  Disks(std::vector<LocalFile> files, uint64_t limit_bytes) : files_(std::move(files)), tap_(limit_bytes) {}
+  Disks(std::vector<LocalFile> files, const DisksOptions& options);
+  static Result<std::unique_ptr<Disks>> open_files(const std::vector<DiskFile>& disks,
+                                                   const DisksOptions& options);
+  Status serve(const std::vector<DiskFile>& disks);
+  Status settle_journal();
+  Media media() const;
+  void on_replica(const std::function<void()>& changed);
 
-  std::vector<LocalFile> files_;
+  const std::vector<LocalFile> files_;
+  const DisksOptions options_;
   Tap tap_;
+  std::unique_ptr<LocalFile> journal_;
+  std::atomic<Replica*> told_by_{nullptr};  // replica_, for its own callback
+  std::unique_ptr<Replica> replica_;
+  bool promoted_ = false;
+  std::unique_ptr<Server> server_;  // last: it uses the rest
 };
 
 }  // namespace remusd::disk

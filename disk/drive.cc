@@ -156,7 +156,7 @@ void Drive::completed(Job* job, int result) {
 void Drive::made(Job* job, int error) {
   const size_t first = ready_.size();
   order_.remove(job, &ready_);
-  owner_->changed();
+  owner_->changed(job);
   if (error == 0 && job->request.has(nbd::kFua))
     flush(job);
   else

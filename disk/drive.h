@@ -31,7 +31,7 @@ class Drive {
     virtual ~Owner() = default;
     virtual void done(Job* job, int error) = 0;  // errno value
     virtual void flushed_later(int error) = 0;
-    virtual void changed() = 0;  // a change has been made, or has failed
+    virtual void changed(Job* job) = 0;  // a change has been made, or has failed; before done()
   };
 
   Drive(const LocalFile& file, OperationRing* ring, Owner* owner);

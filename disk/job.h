@@ -29,6 +29,7 @@ struct Job final : Operation, ChangeOrder::Entry {
   uint32_t done = 0;         // bytes of it
   uint32_t reply_bytes = 0;  // of the content, that follow the head
   Way way = Way::write;
+  uint64_t sequence = 0;  // of a change that the observer was told of
   nbd::ReplyHead head;
 };
 

@@ -109,8 +109,10 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   void close(Connection* connection);
   Port& port_of(const Connection& connection);
   Room& room_of(const nbd::Request& request) { return request.changes() ? changes_room_ : reads_room_; }
-  bool tell(const Job& job);
+  Change change_of(const Job& job) const;
+  bool tell(Job* job);
   void change(Job* job);
+  void flush(Job* job);
   void tell_held();
 
   Job* admit(Connection* connection, const nbd::Request& request, size_t content) override;
@@ -120,7 +122,7 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   void touched(Connection* connection) override;
   void done(Job* job, int error) override;
   void flushed_later(int error) override;
-  void changed() override;
+  void changed(Job* job) override;
 
   const ServerOptions options_;
   OperationRing ring_;
@@ -137,6 +139,8 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   Room changes_room_, reads_room_;
   Room* letting_in_ = nullptr;  // the one whose first in line is being served
   std::deque<Job*> held_;       // changes that the observer has not been told of, in their order
+  std::vector<Job*> held_flushes_;
+  uint64_t next_sequence_ = 1;
 
   std::atomic<bool> retry_ = false, stop_ = false;
   std::atomic<size_t> changing_ = 0, draining_ = 0;
@@ -236,6 +240,8 @@ void Server::Loop::stop() {
     ring_.start(&port->cancel, [&](io_uring_sqe* entry) { io_uring_prep_cancel(entry, &port->accept, 0); });
   }
   for (const auto& connection : connections_) connection->end();
+  held_.insert(held_.end(), held_flushes_.begin(), held_flushes_.end());
+  held_flushes_.clear();
   while (!held_.empty()) {
     Job* job = held_.front();
     held_.pop_front();
@@ -404,10 +410,7 @@ void Server::Loop::carry_out(Job* job) {
       return change(job);
     case Command::flush:
       tally.flushes.fetch_add(1, kRelaxed);
-      if (drive.broken() || options_.observer == nullptr || !options_.observer->flush_may_wait())
-        return drive.flush(job);
-      done(job, 0);
-      return drive.flush_later();
+      return flush(job);
     case Command::cache:
       return drive.cache(job);
     case Command::block_status:
@@ -418,24 +421,43 @@ void Server::Loop::carry_out(Job* job) {
   REMUSD_ASSERT(false, "only requests that were checked are carried out");
 }
 
-bool Server::Loop::tell(const Job& job) {
-  if (options_.observer == nullptr) return true;
-  Change change{0, ChangeKind::punch, job.request.offset, job.request.bytes};
+Change Server::Loop::change_of(const Job& job) const {
+  Change change{0, ChangeKind::punch, job.request.offset, job.request.bytes, job.sequence};
   while (&ports_[change.disk]->drive != job.drive) ++change.disk;
-  std::span<const std::byte> data;
   if (job.request.command == nbd::Command::write) {
     change.kind = ChangeKind::write;
-    data = {job.content.data(), job.request.bytes};
   } else if (Drive::keeps_room(job.request)) {
     change.kind = ChangeKind::zero;
   }
-  return options_.observer->changing(change, data);
+  return change;
+}
+
+bool Server::Loop::tell(Job* job) {
+  if (options_.observer == nullptr) return true;
+  if (job->request.has(nbd::kFua) && options_.observer->flush_held()) return false;
+  job->sequence = next_sequence_;
+  const Change change = change_of(*job);
+  std::span<const std::byte> data;
+  if (change.kind == ChangeKind::write) data = {job->content.data(), job->request.bytes};
+  if (!options_.observer->changing(change, data)) return false;
+  ++next_sequence_;
+  return true;
+}
+
+void Server::Loop::flush(Job* job) {
+  Observer* observer = options_.observer;
+  if (observer != nullptr && observer->flush_held()) return held_flushes_.push_back(job);
+  if (job->drive->broken() || observer == nullptr || !observer->flush_may_wait())
+    return job->drive->flush(job);
+  Drive* drive = job->drive;  // of which an answered job knows nothing
+  done(job, 0);
+  drive->flush_later();
 }
 
 void Server::Loop::change(Job* job) {
   // It could not be made good: then it is not begun either.
   if (job->request.has(nbd::kFua) && job->drive->broken()) return done(job, EIO);
-  if (held_.empty() && tell(*job)) {
+  if (held_.empty() && tell(job)) {
     changing_.fetch_add(1);
     return job->drive->change(job);
   }
@@ -444,7 +466,8 @@ void Server::Loop::change(Job* job) {
 }
 
 void Server::Loop::tell_held() {
-  while (!held_.empty() && tell(*held_.front())) {
+  for (Job* flush_job : std::exchange(held_flushes_, {})) flush(flush_job);
+  while (!held_.empty() && tell(held_.front())) {
     Job* job = held_.front();
     held_.pop_front();
     job->connection->tally().held.fetch_sub(1, kRelaxed);
@@ -457,7 +480,8 @@ void Server::Loop::flushed_later(int error) {
   options_.observer->flushed_later(error);
 }
 
-void Server::Loop::changed() {
+void Server::Loop::changed(Job* job) {
+  if (options_.observer != nullptr) options_.observer->changed(change_of(*job));
   if (changing_.fetch_sub(1) > 1 || draining_.load() == 0) return;
   const std::lock_guard lock(drained_lock_);
   drained_.notify_all();

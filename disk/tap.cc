@@ -39,6 +39,24 @@ void Tap::changed(const Change& change) {
   if (mark_) mark_(change);
 }
 
+bool Tap::flush_held() {
+  const std::lock_guard lock(mutex_);
+  return holds_flushes_;
+}
+
+void Tap::hold_flushes() {
+  const std::lock_guard lock(mutex_);
+  holds_flushes_ = true;
+}
+
+void Tap::let_flushes() {
+  {
+    const std::lock_guard lock(mutex_);
+    holds_flushes_ = false;
+  }
+  if (retry_) retry_();
+}
+
 bool Tap::flush_may_wait() {
   const std::lock_guard lock(mutex_);
   if (!pausing_) return false;

@@ -49,6 +49,7 @@ class Tap : public Observer {
   // Observer.
   bool changing(const Change& change, std::span<const std::byte> data) override;
   void changed(const Change& change) override;
+  bool flush_held() override;
   bool flush_may_wait() override;
   void flushed_later(int error) override;
 
@@ -62,6 +63,10 @@ class Tap : public Observer {
   void log();
   /// Changes that began before log() and are not done yet.
   uint64_t unlogged() const;
+  /// No flush may be answered before let_flushes(): what lies beneath is not the guest's alone yet. Once,
+  /// before the guest runs.
+  void hold_flushes();
+  void let_flushes();
   /// The guest is about to be stopped, and runs on again.
   void pausing();
   void resumed();
@@ -97,7 +102,7 @@ class Tap : public Observer {
   std::map<uint64_t, bool>
       under_way_;          // changes by their sequence: whether they are in a log of this session
   uint64_t unlogged_ = 0;  // of them, those that are not
-  bool pausing_ = false, waiting_ = false;
+  bool pausing_ = false, waiting_ = false, holds_flushes_ = false;
   EpochLog open_;
   std::deque<std::shared_ptr<Sealed>> sealed_;
   uint64_t sealed_bytes_ = 0, last_sealed_ = 0;

@@ -29,6 +29,7 @@ struct DiskDefinition {
   std::string backup_path;  // on the peer; default: the same path
   bool read_only = false;
   std::string model = "virtio-blk-pci";
+  uint64_t bytes = 0;  // set by the host where the guest runs, for its peer; 0: not known
 
   bool operator==(const DiskDefinition&) const = default;
 };

@@ -18,7 +18,8 @@ std::string to_json(const Definition& definition) {
                      {"path", disk.path},
                      {"backup_path", disk.backup_path},
                      {"read_only", disk.read_only},
-                     {"model", disk.model}});
+                     {"model", disk.model},
+                     {"bytes", disk.bytes}});
   }
   json out{
       {"name", definition.name},
@@ -83,6 +84,7 @@ Result<Definition> definition_from_json(std::string_view text) {
       members.text("backup_path", &disk.backup_path, kMaxPathBytes);
       members.flag("read_only", &disk.read_only);
       members.text("model", &disk.model, kMaxNameBytes);
+      members.number("bytes", &disk.bytes);
       fields.note(members.finish());
       definition.disks.push_back(std::move(disk));
     }

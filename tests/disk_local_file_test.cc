@@ -52,7 +52,9 @@ TEST_F(LocalFileTest, SixteenTebibytesAreTheMost) {
   if (error) GTEST_SKIP() << "this file system has no such large files";
   EXPECT_TRUE(LocalFile::open(path).ok());
   std::filesystem::resize_file(path, kMaxDiskBytes + 512, error);
-  if (!error) EXPECT_EQ(LocalFile::open(path).status().code(), Code::invalid);
+  if (!error) {
+    EXPECT_EQ(LocalFile::open(path).status().code(), Code::invalid);
+  }
 }
 
 TEST_F(LocalFileTest, IsLockedAgainstOthers) {

@@ -1,0 +1,49 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#include "control/guest_disks.h"
+
+#include <unistd.h>
+
+#include "control/driver_options.h"
+#include "guest/guest.h"
+
+namespace remusd::control {
+
+std::string journals_dir(const Config& config) {
+  return config.state_dir;
+}
+
+Result<std::shared_ptr<disk::Disks>> open_disks(const guest::Definition& definition, const Config& config,
+                                                bool lives) {
+  if (definition.disks.empty()) return std::shared_ptr<disk::Disks>();
+  REMUSD_ASSIGN(const std::vector<guest::DiskEndpoint> endpoints,
+                guest::disks_of(definition, driver_options(config)));
+  std::vector<disk::DiskFile> files;
+  for (const guest::DiskEndpoint& endpoint : endpoints)
+    files.push_back({endpoint.name, endpoint.path, endpoint.socket_path, 0, endpoint.read_only});
+  disk::DisksOptions options;
+  options.limit_bytes = static_cast<uint64_t>(config.disk_buffer_mib) << 20;
+  options.journal_path = journals_dir(config) + "/" + definition.name + ".journal";
+  if (lives) (void)::unlink(options.journal_path.c_str());
+  REMUSD_ASSIGN(std::unique_ptr<disk::Disks> disks, disk::Disks::open(files, options));
+  return std::shared_ptr<disk::Disks>(std::move(disks));
+}
+
+guest::Definition with_sizes(guest::Definition definition, const disk::Disks* disks) {
+  if (disks == nullptr) return definition;
+  const std::vector<uint64_t> sizes = disks->sizes();
+  for (size_t i = 0; i < sizes.size(); ++i) definition.disks[i].bytes = sizes[i];
+  return definition;
+}
+
+void fill_disks(const disk::Disks& disks, DisksStatus* status) {
+  status->bytes = 0;
+  for (const uint64_t bytes : disks.sizes()) status->bytes += bytes;
+  const disk::TapStats tap = disks.tap().stats();
+  status->held_bytes = tap.held_bytes;
+  status->limit_bytes = tap.limit_bytes;
+  status->waits = tap.waits;
+  status->written_bytes = tap.written_bytes;
+  status->committed_bytes = tap.committed_bytes;
+}
+
+}  // namespace remusd::control

@@ -1,0 +1,25 @@
+// Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "control/config.h"
+#include "control/guest_status.h"
+#include "disk/disks.h"
+#include "guest/definition.h"
+
+namespace remusd::control {
+
+/// Where the replica of a guest's disks keeps its journal.
+std::string journals_dir(const Config& config);
+
+/// Opens and serves the disks of a guest that is to run here, before its hypervisor starts; null when it has
+/// none. `lives`: it runs already, so that nothing may be replayed over what it has written.
+Result<std::shared_ptr<disk::Disks>> open_disks(const guest::Definition& definition, const Config& config,
+                                                bool lives);
+/// The definition for a backup, which needs to know how large they are.
+guest::Definition with_sizes(guest::Definition definition, const disk::Disks* disks);
+
+void fill_disks(const disk::Disks& disks, DisksStatus* status);
+
+}  // namespace remusd::control
