@@ -1,7 +1,8 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// The service in the test guest. All its state is in memory, so whatever it has answered it must still know
-// after a failover. All numbers on the wire are little-endian.
+// The service in the test guest. Its state is in memory, so whatever it has answered it must still know after
+// a failover; what it keeps on a disk it must know even after a crash. All numbers on the wire are
+// little-endian.
 //
 //   UDP 7000  {u64 id}                        -> {u64 id, u64 counter}; every datagram adds 1 to the counter
 //             {u64 id, u64 counter} x 1..64   -> the same, with the id that is remembered for each counter
@@ -13,8 +14,12 @@
 //             4 set of pages, 5 shuffled 0/1,
 //             6 content (see dirtier.h),
 //             7 power off, 8 panic
+//   UDP 7003  as 7000, and the counter is the number of a record in a file on the disk, written and flushed
+//             before the answer; an audit reads the disk. {u32} -> {u64 in order, u64 records}
+//   UDP 7004  the same with a SQLite database: a committed row for each request
 //
-// Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S remusd.pages=N remusd.spin=0|1.
+// The last two only with a disk. Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S
+// remusd.pages=N remusd.spin=0|1.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -27,17 +32,23 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
 
 #include "tests/guest_service/dirtier.h"
+#include "tests/guest_service/hash.h"
+#include "tests/guest_service/ledger.h"
 
 namespace remusd::guest_service {
 namespace {
 
 constexpr uint16_t kCountPort = 7000, kStreamPort = 7001, kLoadPort = 7002;
+constexpr uint16_t kRecordsPort = 7003, kDatabasePort = 7004;
+// Only the root file system on a disk has it.
+constexpr const char* kDiskDirectory = "/data";
 constexpr size_t kMaxAudit = 64;
 constexpr uint64_t kRemembered = 1 << 20;  // Counters whose ids are kept.
 constexpr uint32_t kMaxMessage = 1 << 16;
@@ -113,11 +124,27 @@ class Counting {
   std::vector<uint64_t> ids_;
 };
 
-/// FNV-1a, 64 bits, continued from `state`.
-uint64_t hash(uint64_t state, const void* data, size_t size) {
-  const auto* bytes = static_cast<const unsigned char*>(data);
-  for (size_t i = 0; i < size; ++i) state = (state ^ bytes[i]) * 0x100000001b3U;
-  return state;
+/// Requests to a store on the disk. A request that fails has no answer.
+void answer_ledger(Ledger* ledger, const std::byte* data, size_t size, std::vector<std::byte>* reply) {
+  const auto append = [reply](const Entry& entry) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(&entry);
+    reply->insert(reply->end(), bytes, bytes + sizeof entry);
+  };
+  if (size == sizeof(uint32_t)) {
+    const std::optional<uint64_t> entries = ledger->check();
+    append({.id = entries ? 1U : 0U, .counter = entries.value_or(0)});
+  } else if (size == sizeof(uint64_t)) {
+    uint64_t id = 0;
+    std::memcpy(&id, data, sizeof id);
+    if (const std::optional<uint64_t> number = ledger->append(id)) append({.id = id, .counter = *number});
+  } else if (size % sizeof(Entry) == 0 && size > 0 && size <= kMaxAudit * sizeof(Entry)) {
+    for (size_t at = 0; at < size; at += sizeof(Entry)) {
+      Entry entry{};
+      std::memcpy(&entry, data + at, sizeof entry);
+      entry.id = ledger->id_of(entry.counter);
+      append(entry);
+    }
+  }
 }
 
 bool receive_all(int fd, void* data, size_t size) {
@@ -130,7 +157,7 @@ void serve_stream(int fd) {
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   uint64_t number = 0;
-  uint64_t running = 0xcbf29ce484222325U;
+  uint64_t running = kHashStart;
   std::vector<std::byte> message;
   for (uint32_t length = 0; receive_all(fd, &length, sizeof length) && length <= kMaxMessage;) {
     message.resize(length);
@@ -216,6 +243,20 @@ int main() {
   }).detach();
   const int stream_fd = open_socket(SOCK_STREAM, kStreamPort);
   std::thread([stream_fd] { accept_streams(stream_fd); }).detach();
+  if (access(kDiskDirectory, W_OK) == 0) {
+    const auto serve = [](uint16_t port, Ledger* ledger) {
+      const int fd = open_socket(SOCK_DGRAM, port);
+      std::thread([fd, ledger] {
+        serve_datagrams(fd, [ledger](const std::byte* data, size_t size, std::vector<std::byte>* reply) {
+          answer_ledger(ledger, data, size, reply);
+        });
+      }).detach();
+    };
+    static RecordFile records(std::string(kDiskDirectory) + "/records");
+    static Database database(std::string(kDiskDirectory) + "/ledger.db");
+    serve(kRecordsPort, &records);
+    serve(kDatabasePort, &database);
+  }
   static Load load(open_socket(SOCK_DGRAM, kLoadPort));
   std::puts("remusd-guest ready");
   std::fflush(stdout);

@@ -2,7 +2,7 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 """The client outside: holds one TCP session and a stream of UDP requests to the service in the guest.
 
-    client.py --guest ADDRESS [--udp-ms 5] [--tcp-ms 10] [--connect-timeout 60] [--log FILE]
+    client.py --guest ADDRESS [--udp-ms 5] [--tcp-ms 10] [--disk-ms 0] [--connect-timeout 60] [--log FILE]
 
 Takes one command a line on stdin and answers each with one JSON object a line on stdout:
 
@@ -10,12 +10,12 @@ Takes one command a line on stdin and answers each with one JSON object a line o
     progress       what was seen so far
     silence SINCE  the longest times without a reply since then
     load COMMAND ARGUMENT      the service's UDP port 7002: see service.cc
+    acknowledged FILE          writes down what the disk must have, for disk_check.py
     finish [BEGIN END]         ends the traffic, audits every answer and judges; the times of the kill
 """
 
 import argparse
 import json
-import os
 import random
 import select
 import socket
@@ -23,67 +23,27 @@ import struct
 import sys
 import time
 
-from judge import CounterJudge, StreamJudge, verdict
+from asker import Asker
+from judge import StreamJudge, verdict
 
-COUNT_PORT, STREAM_PORT, LOAD_PORT = 7000, 7001, 7002
-RETRY_S = 0.1
-GIVE_UP_S = 10.0
-AUDIT_BATCH = 64
+COUNT_PORT, STREAM_PORT, LOAD_PORT, RECORDS_PORT, DATABASE_PORT = range(7000, 7005)
+RETRY_EVERY_S = 0.02
 
 
 class Client:
     def __init__(self, options):
         self.options = options
-        self.counter = CounterJudge()
+        self.counting = Asker(options.guest, COUNT_PORT, options.udp_ms)
+        self.counter = self.counting.judge
+        self.ledgers = {}
+        if options.disk_ms:
+            self.ledgers = {name: Asker(options.guest, port, options.disk_ms, retry_s=1, kept=True)
+                            for name, port in (("records", RECORDS_PORT), ("database", DATABASE_PORT))}
+        self.askers = [self.counting, *self.ledgers.values()]
         self.stream = StreamJudge()
         self.random = random.Random(1)
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.udp.connect((options.guest, COUNT_PORT))
         self.tcp = None
-        self.pending = {}  # request -> (time of the last datagram, time of the first)
-        self.next_request = int.from_bytes(os.urandom(4), "little") << 20 | 1
         self.unsent = b""
-        self.abandoned = 0
-
-    # Requests over UDP.
-
-    def ask(self, request, now):
-        self.counter.sent(request, now)
-        first = self.pending.get(request, (now, now))[1]
-        self.pending[request] = (now, first)
-        try:
-            self.udp.send(struct.pack("<Q", request))
-        except OSError:  # Refused or unreachable while the guest is away: tried again.
-            pass
-
-    def new_request(self, now):
-        self.ask(self.next_request, now)
-        self.next_request += 1
-
-    def retry(self, now):
-        for request, (last, first) in list(self.pending.items()):
-            if now - first > GIVE_UP_S:
-                del self.pending[request]
-                self.abandoned += 1
-            elif now - last > RETRY_S:
-                self.ask(request, now)
-
-    def datagrams(self):
-        while True:
-            try:
-                data = self.udp.recv(2048)
-            except OSError:
-                return
-            now = time.monotonic()
-            if len(data) == 16 and not self.auditing:
-                request, counter = struct.unpack("<QQ", data)
-                self.counter.received(request, counter, now)
-                self.pending.pop(request, None)
-            elif self.auditing:
-                for request, counter in struct.iter_unpack("<QQ", data):
-                    if counter in self.auditing:
-                        self.auditing.discard(counter)
-                        self.counter.audit(counter, request)
 
     # Messages over TCP.
 
@@ -126,15 +86,14 @@ class Client:
 
     # The loop.
 
-    auditing = frozenset()
-
     def turn(self, until, commands):
         """One round: waits for what comes first, at most until `until`. True when a command line waits."""
-        readers = [self.udp] + ([self.tcp] if self.tcp else []) + ([sys.stdin] if commands else [])
+        readers = self.askers + ([self.tcp] if self.tcp else []) + ([sys.stdin] if commands else [])
         writers = [self.tcp] if self.tcp and self.unsent else []
         ready, writable, _ = select.select(readers, writers, [], max(0.0, until - time.monotonic()))
-        if self.udp in ready:
-            self.datagrams()
+        for asker in self.askers:
+            if asker in ready:
+                asker.datagrams()
         if self.tcp and self.tcp in ready:
             self.bytes_arrived()
         if writable:
@@ -144,28 +103,32 @@ class Client:
     def traffic(self):
         """Runs traffic until a command comes."""
         now = time.monotonic()
-        next_udp = next_tcp = next_retry = now
+        next_tcp = next_retry = now
+        for asker in self.askers:
+            asker.next_at = now
         while True:
             now = time.monotonic()
-            if now >= next_udp:
-                self.new_request(now)
-                next_udp = max(next_udp + self.options.udp_ms / 1000, now)
+            for asker in self.askers:
+                asker.due(now)
             if now >= next_tcp:
                 self.new_message(now)
                 next_tcp = max(next_tcp + self.options.tcp_ms / 1000, now)
             if now >= next_retry:
-                self.retry(now)
-                next_retry = now + RETRY_S / 5
-            if self.turn(min(next_udp, next_tcp, next_retry), commands=True):
+                for asker in self.askers:
+                    asker.retry(now)
+                next_retry = now + RETRY_EVERY_S
+            if self.turn(min(next_tcp, next_retry, *(asker.next_at for asker in self.askers)), commands=True):
                 return
 
     def connect(self):
         begin = time.monotonic()
         deadline = begin + self.options.connect_timeout
-        while not self.counter.replies:
+        while not all(asker.judge.replies for asker in self.askers):
             if time.monotonic() > deadline:
                 return {"error": "the service does not answer over UDP"}
-            self.new_request(time.monotonic())
+            for asker in self.askers:
+                if not asker.judge.replies:
+                    asker.new_request(time.monotonic())
             self.turn(time.monotonic() + 0.05, commands=False)
         while self.tcp is None:  # The guest's services come up one after another.
             try:
@@ -195,33 +158,37 @@ class Client:
                     continue
         return {"error": "the load port does not answer"}
 
-    def audit(self):
-        """Asks for every answer that was given. What is not confirmed stays unaudited."""
-        deadline = time.monotonic() + 10
-        self.pending.clear()
-        quiet_until = time.monotonic() + 0.3  # Late replies to the traffic come first.
-        while time.monotonic() < quiet_until:
-            self.turn(quiet_until, commands=False)
-        waiting = self.counter.unaudited()
-        while waiting and time.monotonic() < deadline:
-            batch = waiting[:AUDIT_BATCH]
-            self.auditing = set(batch)
-            try:
-                self.udp.send(b"".join(struct.pack("<QQ", 0, counter) for counter in batch))
-            except OSError:
-                pass
-            retry_at = time.monotonic() + 0.2
-            while self.auditing and time.monotonic() < retry_at:
-                self.turn(retry_at, commands=False)
-            waiting = self.counter.unaudited()
-        self.auditing = frozenset()
-        return len(waiting)
+    def wait(self, until):
+        self.turn(until, commands=False)
+
+    def check_ledger(self, asker):
+        """The service's own check of what it has on the disk, such as SQLite's: True or False."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as fresh:
+            fresh.connect(asker.socket.getpeername())
+            fresh.settimeout(5)
+            for _ in range(3):
+                try:
+                    fresh.send(struct.pack("<I", 0))
+                    return struct.unpack("<QQ", fresh.recv(64))[0] == 1
+                except OSError:
+                    continue
+        return False
+
+    def acknowledged(self, path):
+        """Writes down what was acknowledged, for disk_check.py: number -> id, of each ledger."""
+        known = {name: asker.judge.answered for name, asker in self.ledgers.items()}
+        with open(path, "w", encoding="ascii") as file:
+            json.dump(known, file)
+        return {name: len(answers) for name, answers in known.items()}
 
     def finish(self, begin, end):
-        unaudited = self.audit()
+        unaudited = self.counting.audit(self.wait)
         found = verdict(self.counter, self.stream, begin, end)
         found["unaudited"] = unaudited
-        found["abandoned"] = self.abandoned
+        found["abandoned"] = self.counting.abandoned
+        for name, asker in self.ledgers.items():
+            found[name] = asker.findings(asker.audit(self.wait))
+            found[name]["in_order"] = self.check_ledger(asker)
         load = self.load(0, 0)
         found["guest_memory_corrupt"] = load.get("corrupt")
         if self.options.log:
@@ -250,7 +217,8 @@ class Client:
                 "counter": self.counter.highest,
                 "last_reply": self.counter.replies[-1][0] if self.counter.replies else None,
                 "tcp_messages": self.stream.number, "tcp_closed": self.stream.closed_because,
-                "rolled_back": self.counter.rolled_back + self.stream.repeats}
+                "rolled_back": self.counter.rolled_back + self.stream.repeats,
+                **{name: len(asker.judge.replies) for name, asker in self.ledgers.items()}}
 
 
 def main():
@@ -258,6 +226,7 @@ def main():
     parser.add_argument("--guest", required=True)
     parser.add_argument("--udp-ms", type=float, default=5)
     parser.add_argument("--tcp-ms", type=float, default=10)
+    parser.add_argument("--disk-ms", type=float, default=0, help="requests to what is on the disk; 0: none")
     parser.add_argument("--connect-timeout", type=float, default=60)
     parser.add_argument("--log")
     client = Client(parser.parse_args())
@@ -281,6 +250,8 @@ def main():
             answer = {"running": running}
         elif verb == "load":
             answer = client.load(int(arguments[0]), int(arguments[1]))
+        elif verb == "acknowledged":
+            answer = client.acknowledged(arguments[0])
         elif verb == "finish":
             times = [float(word) for word in arguments] or [None, None]
             answer = client.finish(*times)

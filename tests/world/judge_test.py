@@ -3,6 +3,7 @@
 
 import unittest
 
+from disk_judge import RECORD_BYTES, ids_in, judge_records, judge_rows, make_record
 from judge import CounterJudge, StreamJudge, fnv1a, FNV_START, verdict
 
 
@@ -229,6 +230,67 @@ class Stream(unittest.TestCase):
         for now in (1.0, 1.01, 1.31, 1.32):
             self.judge.received(self.say(b"x"), now)
         self.assertAlmostEqual(self.judge.longest_gap(1.1), 0.30)
+
+
+class Disk(unittest.TestCase):
+    IDS = [70, 71, 72, 73, 74]
+
+    def setUp(self):
+        self.data = b"".join(make_record(number, ident) for number, ident in enumerate(self.IDS, 1))
+        self.acknowledged = dict(enumerate(self.IDS, 1))
+
+    def judge(self, data):
+        found = judge_records(bytes(data), self.acknowledged)
+        return found["entries"], found["lost"], found["torn_bytes"]
+
+    def test_all_there_is_clean(self):
+        self.assertEqual(self.judge(self.data), (5, 0, 0))
+        self.assertEqual(judge_records(self.data, self.acknowledged)["faults"], [])
+
+    def test_what_nobody_was_told_of_may_be_there_whole_or_torn(self):
+        del self.acknowledged[5]
+        self.assertEqual(self.judge(self.data), (5, 0, 0))
+        self.assertEqual(self.judge(self.data[:-1]), (4, 0, RECORD_BYTES - 1))
+        self.assertEqual(self.judge(self.data[:-RECORD_BYTES]), (4, 0, 0))
+
+    def test_a_record_that_is_missing_or_torn_is_lost(self):
+        self.assertEqual(self.judge(self.data[:-1]), (4, 1, RECORD_BYTES - 1))
+        self.assertEqual(self.judge(b""), (0, 5, 0))
+        for at in (0, 8, 100, RECORD_BYTES - 1):
+            data = bytearray(self.data)
+            data[2 * RECORD_BYTES + at] ^= 1
+            self.assertEqual(self.judge(data), (2, 3, 3 * RECORD_BYTES), at)
+
+    def test_a_block_that_was_never_written_is_seen(self):
+        data = bytearray(self.data)
+        data[512:1024] = bytes(512)
+        self.assertEqual(self.judge(data)[1], 3)
+
+    def test_records_in_another_order_are_lost(self):
+        swapped = (self.data[:RECORD_BYTES] + self.data[2 * RECORD_BYTES:3 * RECORD_BYTES]
+                   + self.data[RECORD_BYTES:2 * RECORD_BYTES] + self.data[3 * RECORD_BYTES:])
+        self.assertEqual(ids_in(swapped), [70])
+
+    def test_another_id_under_an_acknowledged_number_is_lost(self):
+        self.acknowledged[3] = 99
+        found = judge_records(self.data, self.acknowledged)
+        self.assertEqual(found["lost"], 1)
+        self.assertEqual(found["faults"], ["3: acknowledged 99, on the disk 72"])
+
+    def test_rows(self):
+        rows = list(enumerate(self.IDS, 1))
+        self.assertEqual(judge_rows(rows, self.acknowledged)["lost"], 0)
+        self.assertEqual(judge_rows(rows[:-1], self.acknowledged)["lost"], 1)
+        del self.acknowledged[2]
+        self.assertEqual(judge_rows(rows[:1] + rows[2:], self.acknowledged)["faults"],
+                         ["the rows' numbers have gaps"])
+
+    def test_a_counter_that_is_kept_need_not_begin_at_one(self):
+        for kept, faults in ((True, 0), (False, 1)):
+            judge = CounterJudge(kept)
+            judge.sent(1, 0.0)
+            judge.received(1, 40, 0.1)
+            self.assertEqual(len(judge.faults), faults)
 
 
 class Verdict(unittest.TestCase):

@@ -220,9 +220,9 @@ class Host:
 class Client:
     """client.py in the client's namespace."""
 
-    def __init__(self, namespace, log=None, connect_timeout=60):
+    def __init__(self, namespace, log=None, connect_timeout=60, disk_ms=0):
         command = [sys.executable, "-u", os.path.join(HERE, "client.py"), "--guest", GUEST_IP,
-                   "--connect-timeout", str(connect_timeout)]
+                   "--connect-timeout", str(connect_timeout), "--disk-ms", str(disk_ms)]
         if log:
             command += ["--log", log]
         self.process = subprocess.Popen(namespace.command(*command), stdin=subprocess.PIPE,
@@ -324,17 +324,19 @@ class World:
                        os.path.join(host.dir, "keys") if self.tls else None)
 
     def define_guest(self, nic="virtio-net-pci", vcpus=1, machine="pc", dirty=2000, cpu="qemu64", name="vm1",
-                     pages=4096, ip=GUEST_IP, servers="", **changes):
+                     pages=4096, ip=GUEST_IP, servers="", disk=False, **changes):
         """Writes the guest's definition on host a. The cloud kernel has no e1000 driver; `servers` (kv,web)
-        needs the image with servers."""
+        needs the image with servers, `disk` the one with a disk, of which each host gets a copy."""
         image = IMAGE if nic == "virtio-net-pci" else os.path.join(IMAGE, "generic")
-        if servers:
-            image = os.path.join(IMAGE, "servers")
+        if servers or disk:
+            image = os.path.join(IMAGE, "disk" if disk else "servers")
         # Not nokaslr: a kernel that unpacks over its predecessor's code is very slow to reboot under TCG.
         append = ("console=ttyS0 quiet panic=1 mitigations=off cryptomgr.notests "
                   f"remusd.ip={ip}/24 remusd.dirty={dirty} remusd.pages={pages}")
         if servers:
             append += f" remusd.servers={servers}"
+        if disk:
+            append += " remusd.root=/dev/vda"
         fields = {"name": name, "driver": "qemu", "machine": machine, "accelerator": "tcg", "cpu": cpu,
                   "vcpus": vcpus, "memory_mib": 256, "kernel": f"{image}/vmlinuz",
                   "initrd": f"{image}/initrd.gz", "append": append, "serial_log": f"{self.dir}/serial.log"}
@@ -342,10 +344,20 @@ class World:
         self.boot_fields = fields
         lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
         lines += ["[[nic]]", f"model = {json.dumps(nic)}", 'bridge = "br0"']
+        if disk:
+            paths = {host: self.disk_of(host, name) for host in "ab"}
+            for copy in paths.values():
+                run("cp", "--sparse=always", "--reflink=auto", os.path.join(image, "disk.raw"), copy)
+            lines += ["[[disk]]", f"path = {json.dumps(paths['a'])}",
+                      f"backup_path = {json.dumps(paths['b'])}"]
         path = os.path.join(self.a.guests, f"{name}.toml")
         with open(path, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
         return path
+
+    def disk_of(self, host, guest="vm1"):
+        """Where the guest's disk is on host "a" or "b"."""
+        return os.path.join(self.hosts[host].dir, f"{guest}.disk0.raw")
 
     def client(self, **options):
         client = Client(self.client_ns, log=os.path.join(self.dir, "client.log"), **options)
