@@ -53,6 +53,13 @@ class LocalMedium final : public Medium {
 Status write_run(Medium& disk, const ckpt::DiskRun& run);
 Status flush_all(const Media& media);
 
+/// The files outlive them.
+inline Media media_of(std::span<const LocalFile> files) {
+  Media media;
+  for (const LocalFile& file : files) media.push_back(std::make_shared<LocalMedium>(&file));
+  return media;
+}
+
 inline std::vector<uint64_t> sizes_of(const Media& media) {
   std::vector<uint64_t> sizes;
   for (const auto& medium : media) sizes.push_back(medium->bytes());

@@ -48,21 +48,20 @@ Replica::~Replica() {
     const Lock lock(mutex_);
     quit_ = true;
   }
-  wake_.notify_all();
+  wake_both();
   replica_.join();
   journaler_.join();
 }
 
-Status Replica::check_room() {
-  const Lock lock(mutex_);
-  REMUSD_ASSERT(!draining_, "nothing is committed after drain()");
-  REMUSD_TRY(failure_);
-  if (!over_limit()) return {};
-  tell_room_ = true;
-  return {Code::exhausted, "the disks are behind by more than " + std::to_string(limit_bytes()) + " bytes"};
+Status Replica::give_up(Code code, const std::string& why) {
+  Lock lock(mutex_);
+  fail(lock, {code, why}, false);
+  return failure_;
 }
 
-void Replica::take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<Bytes>&& bodies) {
+Status Replica::take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<Bytes>&& bodies) {
+  if (queued_bytes() > kHardLimit * limit_bytes())
+    return give_up(Code::exhausted, "the disks are behind by " + std::to_string(queued_bytes()) + " bytes");
   Item item{kind, epoch, generation, std::move(bodies)};
   item.kept_bytes = sizeof item + item.bodies.capacity() * sizeof(Bytes);
   for (const Bytes& body : item.bodies) {
@@ -71,6 +70,8 @@ void Replica::take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<B
   }
   {
     const Lock lock(mutex_);
+    REMUSD_ASSERT(!draining_, "nothing is committed after drain()");
+    REMUSD_TRY(failure_);
     queued_bytes_ += item.kept_bytes;
     stats_.behind_bytes += item.body_bytes;
     if (kind != Kind::sync) committed_epoch_ = epoch;
@@ -79,43 +80,41 @@ void Replica::take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<B
     ++taken_;
   }
   wake_.notify_all();
+  return {};
 }
 
 Status Replica::sync(Bytes&& body) {
   REMUSD_ASSERT(committed_epoch_ == 0, "a first sync ends with epoch 1");
-  REMUSD_TRY(check_room());
   std::vector<Bytes> bodies;
   bodies.push_back(std::move(body));
-  take(Kind::sync, 0, 0, std::move(bodies));
-  return {};
+  return take(Kind::sync, 0, 0, std::move(bodies));
 }
 
 Status Replica::commit(uint64_t epoch, std::vector<Bytes>&& bodies, uint64_t generation) {
+  REMUSD_TRY(failure());
   REMUSD_ASSERT(epoch == committed_epoch_ + 1, "epochs come in order, each once");
-  REMUSD_TRY(check_room());
   if (epoch == 1) {
-    if (!bodies.empty()) take(Kind::sync, 0, 0, std::move(bodies));
-    take(Kind::first, 1, generation, {});
-    return {};
+    if (!bodies.empty()) REMUSD_TRY(take(Kind::sync, 0, 0, std::move(bodies)));
+    return take(Kind::first, 1, generation, {});
   }
-  if (const uint64_t bytes = epoch_bytes(bodies); bytes > log_bytes_) {
-    Lock lock(mutex_);
-    fail(lock,
-         {Code::invalid, "epoch " + std::to_string(epoch) + " takes " + std::to_string(bytes) +
-                             " bytes of the journal, which has " + std::to_string(log_bytes_) +
-                             ": make it larger"},
-         false);
-    return failure_;
-  }
-  take(Kind::epoch, epoch, generation, std::move(bodies));
-  return {};
+  if (const uint64_t bytes = epoch_bytes(bodies); bytes > log_bytes_)
+    return give_up(Code::invalid, "epoch " + std::to_string(epoch) + " takes " + std::to_string(bytes) +
+                                      " bytes of the journal, which has " + std::to_string(log_bytes_) +
+                                      ": make it larger");
+  return take(Kind::epoch, epoch, generation, std::move(bodies));
+}
+
+bool Replica::await_room(Time deadline) {
+  Lock lock(mutex_);
+  wake_.wait_until(lock, deadline, [this] { return !over_limit() || !failure_.ok(); });
+  return !over_limit() && failure_.ok();
 }
 
 Status Replica::drain(Time deadline) {
   Lock lock(mutex_);
   REMUSD_ASSERT(committed_epoch_ >= 1, "there is a committed disk");
   draining_ = true;
-  wake_.notify_all();
+  wake_both();
   if (!wake_.wait_until(lock, deadline, [this] { return disk_failed_ || applied_ == taken_; }))
     return {Code::timed_out, "the disks did not take what was committed in time: epoch " +
                                  std::to_string(committed_epoch_) + " is committed, " +
@@ -158,6 +157,12 @@ ReplicaStats Replica::stats() const {
   return stats;
 }
 
+/// An epoch that was taken is the journal's first: take() spares the other thread the waking.
+void Replica::wake_both() {
+  wake_.notify_all();
+  to_apply_.notify_all();
+}
+
 /// Frees what both threads are done with.
 void Replica::forget_done(Lock& lock) {
   while (first_ < std::min(logged_, applied_)) {
@@ -174,7 +179,7 @@ void Replica::forget_done(Lock& lock) {
 /// Tells both threads and whoever waits, and the owner.
 void Replica::tell(Lock& lock) {
   lock.unlock();
-  wake_.notify_all();
+  wake_both();
   if (changed_) changed_();
   lock.lock();
 }
@@ -198,7 +203,7 @@ bool Replica::may_apply() {
 void Replica::run_replica() {
   Lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [this] { return quit_ || may_apply(); });
+    to_apply_.wait(lock, [this] { return quit_ || may_apply(); });
     if (quit_) return;
     const Item& next = item(applied_);
     lock.unlock();
@@ -250,7 +255,7 @@ void Replica::run_journal() {
     stats_.journal_bytes = journal_.written_bytes();
     stats_.journal_live_bytes = released_ ? 0 : journal_.live_bytes();
     if (!status.ok()) fail(lock, status, disk_flush_failed_);
-    wake_.notify_all();
+    wake_both();
     forget_done(lock);
   }
 }
@@ -341,7 +346,7 @@ Status Replica::log_epochs(Lock& lock) {
   }
   durable_epoch_ = item(at - 1).epoch;
   logged_ = at;
-  wake_.notify_all();
+  wake_both();
   if (journal_.live_bytes() < std::min(kMostLiveBytes, log_bytes_ / 2) || draining_) return {};
   return make_room(lock);
 }

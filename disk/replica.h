@@ -23,10 +23,12 @@
 // It can be told: the arbiter's record names this node for a generation above the journal's, which does not
 // say `released`. Such disks are as after a crash of a host whose disk lied about flushes.
 //
-// The bound: sync() and commit() take what they are given while queued_bytes() <= limit_bytes(), and refuse
-// with `exhausted`, taking nothing, above it. So what is kept is at most limit_bytes and the bodies of the
-// one call that went beyond it, with 5 MiB for encoding and decoding. Whoever commits withholds its
-// acknowledgement while over the bound; `changed` tells when there is room again.
+// The bound: nothing is refused while queued_bytes() <= limit_bytes(). Above it whoever commits withholds its
+// acknowledgement, and in a first sync, which has none, reads no more from its peer: await_room(), or
+// `changed`, tells when to go on. Whoever does neither is stopped at kHardLimit times the limit: that is a
+// failure. So what is kept is at most kHardLimit * limit_bytes and the bodies of one call, with 5 MiB for
+// encoding and decoding; and for a caller that keeps to it limit_bytes, and what a peer may send that waits
+// for one acknowledgement.
 //
 // A failure of a disk or of the journal is final, what came after it is neither applied nor counted, and no
 // flush is tried again. One exception: when the journal alone has failed, drain() still brings what was taken
@@ -44,11 +46,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "ckpt/clock.h"
 #include "disk/journal.h"
+#include "disk/replica_stats.h"
 
 namespace remusd::disk {
 
@@ -58,21 +62,10 @@ struct ReplicaOptions {
   uint64_t generation = 0;
 };
 
-struct ReplicaStats {
-  uint64_t committed_epoch = 0;  // taken
-  uint64_t applied_epoch = 0;    // and in the local files
-  uint64_t durable_epoch = 0;    // and not lost with the power
-  uint64_t queued_bytes = 0, limit_bytes = 0;
-  uint64_t behind_bytes = 0;       // bodies that are not applied yet
-  uint64_t synced_body_bytes = 0;  // of sync(), applied
-  uint64_t applied_bytes = 0, applied_runs = 0;
-  uint64_t journal_bytes = 0;       // written to it
-  uint64_t journal_live_bytes = 0;  // that would be replayed
-  uint64_t journal_flushes = 0, disk_flushes = 0;
-};
-
 class Replica {
  public:
+  static constexpr size_t kHardLimit = 4;
+
   /// `changed` is called, without a lock, when it failed, when there is room again, and when it is released:
   /// on a thread of the replica's, or inside of commit(). It may ask for failure() and the numbers only.
   static Result<std::unique_ptr<Replica>> open(Media disks, std::shared_ptr<Medium> journal,
@@ -83,8 +76,7 @@ class Replica {
   Replica(const Replica&) = delete;
   Replica& operator=(const Replica&) = delete;
 
-  // Bodies have passed check_disk() and verify_disk(). `exhausted` takes nothing and leaves them as they are;
-  // any other failure is failure().
+  // Bodies have passed check_disk() and verify_disk(). These never wait; a failure is failure().
   /// A body of epoch 1. REQUIRES: before commit(1).
   Status sync(ckpt::Bytes&& body);
   /// The bodies of a whole epoch, one more than the last. Epoch 1: what is not synced yet.
@@ -101,6 +93,8 @@ class Replica {
   size_t queued_bytes() const { return queued_bytes_.load(); }
   size_t limit_bytes() const { return options_.limit_bytes; }
   bool over_limit() const { return queued_bytes() > limit_bytes(); }
+  /// Waits until it is not over its limit any more. False at the deadline, and when it has failed.
+  bool await_room(Time deadline);
   uint64_t applied_epoch() const { return applied_epoch_.load(); }
   uint64_t durable_epoch() const { return durable_epoch_.load(); }
   /// The first one; ok as long as there is none.
@@ -120,12 +114,13 @@ class Replica {
 
   Replica(Media disks, std::shared_ptr<Medium> file, Journal journal, const ReplicaOptions& options,
           std::function<void()> changed);
-  Status check_room();
-  void take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<ckpt::Bytes>&& bodies);
+  Status take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<ckpt::Bytes>&& bodies);
+  Status give_up(Code code, const std::string& why);
   Item& item(uint64_t number) { return items_[number - first_]; }
   void forget_done(Lock& lock);
   void fail(Lock& lock, const Status& status, bool of_disk);
   void tell(Lock& lock);
+  void wake_both();
 
   void run_replica();
   bool may_apply();
@@ -144,19 +139,17 @@ class Replica {
 
   const ReplicaOptions options_;
   const Media disks_;
-  const std::shared_ptr<Medium> file_;  // under the journal
+  const std::shared_ptr<Medium> file_;
   const std::function<void()> changed_;
   Journal journal_;  // the journal's thread's
   const uint64_t log_bytes_;
 
   mutable std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Item> items_;  // of which the threads hold references without the lock
+  std::condition_variable wake_, to_apply_;  // all others, and the replica's thread
+  std::deque<Item> items_;                   // of which the threads hold references without the lock
   // Items are numbered from 0; these are the first that are not: forgotten, logged, applied, taken.
   uint64_t first_ = 0, logged_ = 0, applied_ = 0, taken_ = 0;
-  uint64_t committed_epoch_ = 0;
-  uint64_t log_epoch_ = 0, log_generation_ = 0;  // of the last epoch in the log
-  uint64_t unflushed_bytes_ = 0;                 // synced since the disks were flushed
+  uint64_t committed_epoch_ = 0, log_epoch_ = 0, log_generation_ = 0, unflushed_bytes_ = 0;
   bool marked_ = false, draining_ = false, release_asked_ = false, quit_ = false;
   bool tell_room_ = false, disk_failed_ = false, disk_flush_failed_ = false, log_full_ = false;
   Status failure_;

@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "disk/replica.h"
 #include "tests/assert_ok.h"
 #include "tests/disk_epochs.h"
@@ -301,37 +304,102 @@ TEST(DiskReplica, AFailedJournalDoesNotTakeAwayWhatWasAcknowledged) {
   EXPECT_FALSE(host.replica->released());
 }
 
-TEST(DiskReplica, TakesNoMoreThanItsBoundAndOneCall) {
+TEST(DiskReplica, TellsWhenItIsOverItsBoundAndWhenThereIsRoomAgain) {
   constexpr size_t kLimit = 100000;
   Host host(1, 1u << 20);
   host.open(kLimit);
   ASSERT_OK(host.sync());
   ASSERT_TRUE(host.durable(1));
+  EXPECT_TRUE(host.replica->await_room(in_a_while()));
   host.power.hang_flushes_of("journal");
-  std::vector<Bytes> bodies;
-  size_t call_bytes = 0, before = 0;
-  Status status;
   uint64_t epoch = 1;
-  for (; status.ok(); status = host.replica->commit(++epoch, std::move(bodies), kReplicaGeneration)) {
-    EXPECT_LE(before, kLimit) << "what was taken was taken within the bound";
-    EXPECT_LE(host.replica->queued_bytes(), before + call_bytes + 500);
-    before = host.replica->queued_bytes();
-    bodies = host.epochs.next();
-    call_bytes = 0;
-    for (const Bytes& body : bodies) call_bytes += body.capacity() + sizeof body;
+  while (!host.replica->over_limit()) {
+    std::vector<Bytes> bodies = host.epochs.next();
+    size_t kept = bodies.capacity() * sizeof(Bytes);
+    for (const Bytes& body : bodies) kept += body.capacity();
+    const size_t before = host.replica->queued_bytes();
+    ASSERT_OK(host.replica->commit(++epoch, std::move(bodies), kReplicaGeneration));
+    EXPECT_GE(host.replica->queued_bytes(), before + kept);
+    EXPECT_LE(host.replica->queued_bytes(), before + kept + 200) << "it counts what it keeps";
+  }
+  EXPECT_FALSE(host.replica->await_room(Clock::now()));
+  EXPECT_EQ(host.told, 0);
+  host.power.hang_flushes_of("nobody");
+  EXPECT_TRUE(host.replica->await_room(in_a_while()));
+  EXPECT_TRUE(eventually([&] { return host.told > 0; }));
+  EXPECT_FALSE(host.replica->over_limit());
+  ASSERT_TRUE(host.applied(epoch));
+  EXPECT_TRUE(host.content() == host.epochs.image(epoch));
+  EXPECT_TRUE(host.replica->failure().ok());
+}
+
+TEST(DiskReplica, WhoeverDoesNotHeedTheBoundIsStopped) {
+  constexpr size_t kLimit = 20000;
+  Host host;
+  host.power.hang_flushes_of("journal");
+  host.open(kLimit);
+  Status status;
+  size_t largest = 0;
+  for (int i = 0; i < 100 && status.ok(); ++i) {
+    for (Bytes& body : host.epochs.first()) {
+      largest = std::max(largest, body.capacity() + 200);
+      status = host.replica->sync(std::move(body));
+    }
+    EXPECT_LE(host.replica->queued_bytes(), Replica::kHardLimit * kLimit + largest);
   }
   EXPECT_EQ(status.code(), Code::exhausted);
-  EXPECT_TRUE(host.replica->over_limit());
-  EXPECT_EQ(host.epochs.last(), epoch);
-  EXPECT_FALSE(bodies.empty()) << "what is refused is not taken";
-  EXPECT_EQ(host.told, 0);
-  EXPECT_TRUE(host.replica->failure().ok());
+  EXPECT_EQ(host.replica->failure().code(), Code::exhausted);
+  EXPECT_FALSE(host.replica->await_room(in_a_while())) << "it does not wait for what cannot come";
   host.power.hang_flushes_of("nobody");
-  EXPECT_TRUE(eventually([&] { return host.told > 0; })) << "there is room again";
-  EXPECT_FALSE(host.replica->over_limit());
-  ASSERT_OK(host.replica->commit(epoch, std::move(bodies), kReplicaGeneration));
-  ASSERT_TRUE(host.applied(epoch));
-  EXPECT_EQ(host.content(), host.epochs.image(epoch));
+}
+
+TEST(DiskReplica, KeepsRealFiles) {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/disk.journal";
+  ASSERT_OK(make_journal_file(path, 1u << 20));
+  std::vector<LocalFile> files;
+  for (const uint64_t bytes : kEpochDisks) {
+    const std::string name = folder.path() + "/" + std::to_string(bytes);
+    std::ofstream(name).flush();
+    std::filesystem::resize_file(name, bytes);
+    auto file = LocalFile::open(name);
+    ASSERT_OK(file);
+    files.push_back(std::move(*file));
+  }
+  auto journal = LocalFile::open(path);
+  ASSERT_OK(journal);
+  const auto medium = std::make_shared<LocalMedium>(&*journal);
+  const Media disks = media_of(files);
+  Epochs epochs(4);
+  auto content = [&] {
+    DiskImages images;
+    for (size_t disk = 0; disk < 2; ++disk) {
+      images[disk].resize(kEpochDisks[disk]);
+      EXPECT_TRUE(files[disk].read(0, images[disk]).ok());
+    }
+    return images;
+  };
+  auto replica = Replica::open(disks, medium, {.session = kReplicaSession});
+  ASSERT_OK(replica);
+  ASSERT_OK((*replica)->commit(1, epochs.first(), kReplicaGeneration));
+  for (uint64_t epoch = 2; epoch < 40; ++epoch)
+    ASSERT_OK((*replica)->commit(epoch, epochs.next(), kReplicaGeneration));
+  ASSERT_TRUE(eventually([&] { return (*replica)->durable_epoch() == 39; }));
+  ASSERT_TRUE(eventually([&] { return (*replica)->applied_epoch() == 39; }));
+  EXPECT_TRUE(content() == epochs.image(39));
+  replica->reset();
+  // Replaying what is there already changes nothing.
+  Recovered recovered;
+  ASSERT_OK(recover(*medium, disks, &recovered));
+  EXPECT_EQ(recovered.epoch, epochs.changed(39));
+  EXPECT_TRUE(content() == epochs.image(39));
+  replica = Replica::open(disks, medium, {});
+  ASSERT_OK(replica);
+  ASSERT_OK((*replica)->commit(1, epochs.first(), kReplicaGeneration));
+  ASSERT_OK((*replica)->drain(in_a_while()));
+  (*replica)->release();
+  ASSERT_OK((*replica)->await_release(in_a_while()));
+  EXPECT_TRUE(content() == epochs.image(1));
 }
 
 TEST(DiskReplica, AnEpochThatTheJournalHasNoRoomForEndsIt) {
