@@ -31,10 +31,10 @@ struct Host {
     }
   }
 
-  void open(size_t limit_bytes = 1u << 20) {
+  void open(size_t limit_bytes = 1u << 20, ckpt::SessionId session = kReplicaSession) {
     ReplicaOptions options;
     options.limit_bytes = limit_bytes;
-    options.session = kReplicaSession;
+    options.session = session;
     options.generation = kReplicaGeneration;
     auto opened = Replica::open(disks, journal, options, [this] { ++told; });
     ASSERT_OK(opened);
@@ -182,6 +182,38 @@ TEST(DiskReplica, LosingPowerAtAnyWriteLeavesOneEpoch) {
   }
   EXPECT_GT(cut, 400);
   EXPECT_GT(consistent, 400);
+}
+
+TEST(DiskReplica, LosingPowerInAnotherFirstSyncLeavesOneSessionsDisksOrNobodys) {
+  std::array<int, 3> ends{};
+  for (uint32_t seed = 0; seed < 200; ++seed) {
+    Host host(seed);
+    run(host);
+    host.replica.reset();
+    const Epochs before = host.epochs;
+    host.epochs = Epochs(seed + 1000);
+    host.power.cut_at(seed % 50);
+    constexpr ckpt::SessionId kNext{1, 1, 1};
+    host.open(1u << 20, kNext);
+    Status status = host.sync();
+    for (int i = 0; i < 5 && status.ok(); ++i) status = host.next();
+    ASSERT_TRUE(eventually([&] {
+      return host.replica->durable_epoch() == host.epochs.last() || !host.replica->failure().ok();
+    }));
+    host.replica.reset();
+    host.power.cycle(seed);
+    Recovered recovered;
+    ASSERT_OK(host.recovered(&recovered));
+    if (recovered.state != ReplicaState::consistent) {
+      ASSERT_EQ(recovered.state, ReplicaState::inconsistent);
+      ++ends[0];
+      continue;
+    }
+    const bool next = recovered.session == kNext;
+    ++ends[next ? 2 : 1];
+    ASSERT_TRUE(host.content() == (next ? host.epochs : before).image(recovered.epoch)) << "seed " << seed;
+  }
+  for (const int end : ends) EXPECT_GT(end, 0);
 }
 
 TEST(DiskReplica, AnyFailureIsFinalAndLeavesOneEpoch) {
