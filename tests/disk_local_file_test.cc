@@ -1,6 +1,4 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-#include "disk/local_file.h"
-
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -9,6 +7,7 @@
 #include <fstream>
 #include <vector>
 
+#include "disk/local_file.h"
 #include "tests/assert_ok.h"
 #include "tests/temporary_directory.h"
 
@@ -52,9 +51,8 @@ TEST_F(LocalFileTest, SixteenTebibytesAreTheMost) {
   if (error) GTEST_SKIP() << "this file system has no such large files";
   EXPECT_TRUE(LocalFile::open(path).ok());
   std::filesystem::resize_file(path, kMaxDiskBytes + 512, error);
-  if (!error) {
-    EXPECT_EQ(LocalFile::open(path).status().code(), Code::invalid);
-  }
+  if (error) return;
+  EXPECT_EQ(LocalFile::open(path).status().code(), Code::invalid);
 }
 
 TEST_F(LocalFileTest, IsLockedAgainstOthers) {

@@ -103,7 +103,8 @@ class NbdClient {
       if (head.magic != nbd::kOptionReplyMagic) return false;
       const Bytes data = receive(head.bytes);
       if ((head.type & nbd::kReplyError) != 0) return false;
-      if (head.type == static_cast<uint32_t>(nbd::OptionReply::info) && data.size() == sizeof(nbd::InfoExport))
+      if (head.type == static_cast<uint32_t>(nbd::OptionReply::info) &&
+          data.size() == sizeof(nbd::InfoExport))
         terms_.bytes = nbd::get<nbd::InfoExport>(data).bytes;
       if (head.option == static_cast<uint32_t>(nbd::Option::go) &&
           head.type == static_cast<uint32_t>(nbd::OptionReply::ack))
@@ -161,7 +162,9 @@ class NbdClient {
     write(++cookies_, offset, data, flags);
     return answer_to(cookies_).error;
   }
-  Bytes read_now(uint64_t offset, uint32_t bytes) { return ask_now(nbd::Command::read, offset, bytes).content; }
+  Bytes read_now(uint64_t offset, uint32_t bytes) {
+    return ask_now(nbd::Command::read, offset, bytes).content;
+  }
 
   static Bytes text(std::string_view words) {
     Bytes bytes;

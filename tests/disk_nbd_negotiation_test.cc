@@ -1,8 +1,7 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-#include "disk/nbd_negotiation.h"
-
 #include <gtest/gtest.h>
 
+#include "disk/nbd_negotiation.h"
 #include "tests/disk_nbd_client.h"
 
 namespace remusd::disk::nbd {
@@ -39,8 +38,8 @@ class Haggle : public testing::Test {
       const auto head = get<OptionReplyHead>(rest);
       EXPECT_EQ(head.magic, kOptionReplyMagic);
       const auto data = rest.subspan(sizeof head, head.bytes);
-      all.push_back({static_cast<Option>(uint32_t{head.option}), static_cast<OptionReply>(uint32_t{head.type}),
-                     Bytes(data.begin(), data.end())});
+      all.push_back({static_cast<Option>(uint32_t{head.option}),
+                     static_cast<OptionReply>(uint32_t{head.type}), Bytes(data.begin(), data.end())});
       rest = rest.subspan(sizeof head + head.bytes);
     }
     EXPECT_TRUE(rest.empty());
@@ -94,8 +93,8 @@ TEST_F(Haggle, GoTellsTheExportAndEnters) {
     ASSERT_EQ(all.size(), 4u);
     const auto size = get<InfoExport>(all[0].data);
     EXPECT_EQ(size.bytes, 1u << 20);
-    EXPECT_EQ(size.flags, kHasFlags | kSendFlush | kSendFua | kSendTrim | kSendWriteZeroes | kCanMultiConn |
-                              kSendCache);
+    EXPECT_EQ(size.flags,
+              kHasFlags | kSendFlush | kSendFua | kSendTrim | kSendWriteZeroes | kCanMultiConn | kSendCache);
     EXPECT_EQ(all[1].data.size(), 2u + 5u);
     const auto blocks = get<InfoBlockSize>(all[2].data);
     EXPECT_EQ(blocks.minimum, 1u);
@@ -251,8 +250,8 @@ TEST_F(Haggle, AllocationIsAgreedOn) {
   say(Option::go, info(""));
   hear();
   const auto meta = OptionReply::meta_context, ack = OptionReply::ack;
-  EXPECT_EQ(types(), (Types{OptionReply::invalid, ack, meta, ack, meta, ack, ack, meta, ack, OptionReply::info,
-                            ack}));
+  EXPECT_EQ(types(),
+            (Types{OptionReply::invalid, ack, meta, ack, meta, ack, ack, meta, ack, OptionReply::info, ack}));
   EXPECT_TRUE(server_.structured());
   EXPECT_TRUE(server_.allocation());
 }
@@ -283,7 +282,8 @@ TEST_F(Haggle, BrokenQueriesAreInvalid) {
   say(Option::list_meta_context, more);
   say(Option::set_meta_context, contexts("other", {"base:allocation"}));
   hear();
-  EXPECT_EQ(types(), (Types{OptionReply::ack, OptionReply::invalid, OptionReply::invalid, OptionReply::unknown}));
+  EXPECT_EQ(types(),
+            (Types{OptionReply::ack, OptionReply::invalid, OptionReply::invalid, OptionReply::unknown}));
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-#include "disk/nbd_request.h"
-
 #include <gtest/gtest.h>
 
 #include <cerrno>
+
+#include "disk/nbd_request.h"
 
 namespace remusd::disk::nbd {
 namespace {
