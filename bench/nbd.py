@@ -1,14 +1,14 @@
 #!/usr/bin/python3
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-"""Measures the NBD server against nbdkit's file plugin and qemu-nbd, on the same file, through fio's nbd engine.
+"""Measures the NBD server against nbdkit's file plugin and qemu-nbd: the same file, through fio's nbd engine.
 
   bench/nbd.py [--seconds S] [--rounds N] [--megabytes M] [--folder FOLDER]... [--only PATTERN,...] [--json]
 
-The servers take turns, in another order each round, so that what else the machine does falls on all of them.
-Prints for each folder (of a file system: /dev/shm and /var/tmp by default) and pattern the medians of N rounds
-and how many times as much as the others ours does; with --json the last line is the same as an object. Needs
-fio, nbdkit and qemu-nbd, and build/release/tests/nbd_serve (REMUSD_BUILD names another build). Exits 0 when
-everything ran, whatever the figures are."""
+The servers take turns, in another order each round, so that what else the machine does falls on all of
+them. Prints for each folder (of a file system: /dev/shm and /var/tmp by default) and pattern the medians of
+N rounds and how many times as much as the others ours does; with --json the last line is the same as an
+object. Needs fio, nbdkit and qemu-nbd, and build/release/tests/nbd_serve (REMUSD_BUILD names another build).
+Exits 0 when everything ran, whatever the figures are."""
 
 import argparse
 import json
@@ -52,7 +52,7 @@ class Serving:
         end = time.monotonic() + PATIENCE_S
         while True:
             with socket.socket(socket.AF_UNIX) as probe:
-                if os.path.exists(self.at) and probe.connect_ex(self.at) == 0 and probe.recv(8) == b"NBDMAGIC":
+                if probe.connect_ex(self.at) == 0 and probe.recv(8) == b"NBDMAGIC":
                     return self
             if self.process.poll() is not None or time.monotonic() > end:
                 sys.exit(f"nbd: {self.process.args[0]} does not serve")
@@ -68,9 +68,10 @@ class Serving:
 def measure(at, pattern, seconds, megabytes):
     kind, block, depth, counted = PATTERNS[pattern]
     done = subprocess.run(
-        ["fio", "--name=nbd", "--ioengine=nbd", f"--uri=nbd+unix:///?socket={at}", f"--rw={kind}", f"--bs={block}",
-         f"--iodepth={depth}", f"--size={megabytes}m", "--time_based", f"--runtime={seconds * 1000:.0f}ms", "--ramp_time=0.3",
-         "--thread", "--randrepeat=0", "--norandommap", "--output-format=json"],
+        ["fio", "--name=nbd", "--ioengine=nbd", f"--uri=nbd+unix:///?socket={at}", f"--rw={kind}",
+         f"--bs={block}", f"--iodepth={depth}", f"--size={megabytes}m", "--time_based",
+         f"--runtime={seconds * 1000:.0f}ms", "--ramp_time=300ms", "--thread", "--randrepeat=0",
+         "--norandommap", "--output-format=json"],
         capture_output=True, text=True, check=True)
     job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
     side = job["read" if "read" in kind else "write"]
@@ -111,7 +112,8 @@ def shown(pattern, value):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=512)
@@ -125,7 +127,8 @@ def main():
         sys.exit(f"nbd: there is no {', '.join(missing or sorted(unknown))}")
     result = {}
     for folder in options.folder or ["/dev/shm", "/var/tmp"]:
-        kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True)
+        kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True,
+                              check=True)
         print(f"{folder} ({kind.stdout.strip()}), {options.rounds} rounds of {options.seconds:g} s\n"
               f"{'pattern':14}" + "".join(f"{server:>14}" for server in SERVERS) + "   to nbdkit   to qemu-nbd")
         result[folder] = {}
