@@ -263,7 +263,9 @@ Status Receiver::on_data(const ckpt::FrameView& frame) {
   if (frame.type() != ckpt::FrameType::commit) {
     REMUSD_TRY(store_->add(frame));
     // Of the first sync nothing is acknowledged that could be withheld.
-    return feed_ && epoch == 1 ? feed_->wait_for_room(Clock::now() + options_.heartbeat_interval) : Status();
+    if (feed_ && epoch == 1 && feed_->behind())
+      (void)disks_->replica()->await_room(Clock::now() + options_.heartbeat_interval);
+    return {};
   }
   REMUSD_TRY(fail_point_error("backup.commit"));
   ckpt::Commit commit;
@@ -308,7 +310,6 @@ void Receiver::apply_some() {
 
 void Receiver::feed_disks() {
   if (!feed_ || core_.final()) return;
-  if (disks_->replica() != nullptr) feed_->pump();
   send_acks(/*just_decided=*/false);
   if (disks_->replica() == nullptr) return;
   const Status failure = disks_->replica()->failure();
@@ -319,13 +320,8 @@ void Receiver::feed_disks() {
 /// Every epoch that counts is in the files.
 Status Receiver::drain_disks() {
   if (!disks_) return {};
-  const Time deadline = Clock::now() + kDrainPatience;
-  while (!feed_->drained()) {
-    REMUSD_TRY(feed_->wait_for_room(deadline));
-    if (const Status failure = disks_->replica()->failure(); !failure.ok()) return failure;
-    if (Clock::now() >= deadline) return {Code::timed_out, "the disks do not take what was committed"};
-  }
-  return disks_->promote(deadline);
+  // What is acknowledged is applied, the store has handed all of it over.
+  return disks_->promote(Clock::now() + kDrainPatience);
 }
 
 bool Receiver::may_seed() const {

@@ -114,7 +114,12 @@ Result<std::unique_ptr<Disks>> Disks::open_replica(const std::vector<DiskFile>& 
 /// A thread of the replica's.
 void Disks::on_replica(const std::function<void()>& changed) {
   const Replica* replica = told_by_.load();
-  if (replica != nullptr && (replica->released() || !replica->failure().ok())) tap_.let_flushes();
+  if (replica != nullptr && replica->released()) tap_.let_flushes();
+  if (replica != nullptr && !replica->failure().ok()) {
+    // Replayed later, it would go over what the guest was told to be durable.
+    if (promoted_) ::unlink(options_.journal_path.c_str());
+    tap_.let_flushes();
+  }
   if (changed) changed();
 }
 

@@ -83,7 +83,7 @@ class Disks {
   std::unique_ptr<LocalFile> journal_;
   std::atomic<Replica*> told_by_{nullptr};  // replica_, for its own callback
   std::unique_ptr<Replica> replica_;
-  bool promoted_ = false;
+  std::atomic<bool> promoted_{false};
   std::unique_ptr<Server> server_;  // last: it uses the rest
 };
 

@@ -14,12 +14,12 @@ namespace {
 using ckpt::Bytes;
 using ckpt::View;
 
-constexpr uint64_t kBytes = 64 << 10;
-constexpr std::array<uint64_t, 2> kSizes{kBytes, kBytes};
+constexpr uint64_t kDiskBytes = 64 << 10;
+constexpr std::array<uint64_t, 2> kSizes{kDiskBytes, kDiskBytes};
 using Image = std::array<Bytes, 2>;
 
 Image blank() {
-  return {Bytes(kBytes, std::byte{0xee}), Bytes(kBytes, std::byte{0xee})};
+  return {Bytes(kDiskBytes, std::byte{0xee}), Bytes(kDiskBytes, std::byte{0xee})};
 }
 
 void apply(const Change& change, View data, Image* image) {
@@ -99,8 +99,8 @@ TEST(EpochLog, LeavesWhatTheChangesInOrderWouldLeave) {
       change.disk = random() % 2;
       change.kind = static_cast<ChangeKind>(std::min<uint64_t>(random() % 5, 2));
       const bool blocks = random() % 2 == 0;
-      change.offset = blocks ? random() % 15 * 4096 : random() % (kBytes - 1);
-      change.bytes = blocks ? 4096 : 1 + random() % std::min<uint64_t>(9000, kBytes - change.offset);
+      change.offset = blocks ? random() % 15 * 4096 : random() % (kDiskBytes - 1);
+      change.bytes = blocks ? 4096 : 1 + random() % std::min<uint64_t>(9000, kDiskBytes - change.offset);
       Bytes data(change.kind == ChangeKind::write ? change.bytes : 0, static_cast<std::byte>(random()));
       log.add(change, data);
       apply(change, data, &expected);

@@ -243,5 +243,24 @@ TEST_F(NbdObserver, AFlushOfNobodysThatFailsIsToldAndRemembered) {
   EXPECT_EQ(recorder_.flushed().size(), 1u);
 }
 
+TEST_F(NbdObserver, HearsWhenEachChangeIsDone) {
+  serve(&recorder_);
+  const auto client = connect();
+  for (uint8_t i = 0; i < 3; ++i) EXPECT_EQ(client->write_now(0, filled(100, i)), Error::none);
+  EXPECT_EQ(recorder_.changed(), (std::vector<uint64_t>{1, 2, 3}));
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(recorder_.told()[i].change.sequence, i + 1);
+}
+
+TEST_F(NbdObserver, HeldFlushesWaitAndAllElseGoesOn) {
+  serve(&recorder_);
+  recorder_.hold_flushes(true);
+  const auto client = connect(), other = connect();
+  client->ask(Command::flush, 1, 0, 0);
+  EXPECT_EQ(other->write_now(0, filled(100, 1)), Error::none);
+  recorder_.hold_flushes(false);
+  server_->retry();
+  EXPECT_EQ(client->answer().error, Error::none);
+}
+
 }  // namespace
 }  // namespace remusd::disk

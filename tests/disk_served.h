@@ -42,6 +42,14 @@ class Recorder final : public Observer {
     told_.push_back({change, Bytes(data.begin(), data.end())});
     return true;
   }
+  void changed(const Change& change) override {
+    const std::lock_guard lock(lock_);
+    changed_.push_back(change.sequence);
+  }
+  bool flush_held() override {
+    const std::lock_guard lock(lock_);
+    return flushes_held_;
+  }
   bool flush_may_wait() override {
     const std::lock_guard lock(lock_);
     return flushes_wait_;
@@ -52,6 +60,8 @@ class Recorder final : public Observer {
   }
 
   void give_room(size_t changes) { set(&room_, changes); }
+  void hold_flushes(bool hold) { set(&flushes_held_, hold); }
+  std::vector<uint64_t> changed() const { return get(changed_); }
   void let_flushes_wait() { set(&flushes_wait_, true); }
   size_t refused() const { return get(refused_); }
   std::vector<Told> told() const { return get(told_); }
@@ -71,7 +81,8 @@ class Recorder final : public Observer {
 
   mutable std::mutex lock_;
   size_t room_ = SIZE_MAX, refused_ = 0;
-  bool flushes_wait_ = false;
+  bool flushes_wait_ = false, flushes_held_ = false;
+  std::vector<uint64_t> changed_;
   std::vector<Told> told_;
   std::vector<int> flushed_;
 };
