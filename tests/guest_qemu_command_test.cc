@@ -91,7 +91,7 @@ TEST(QemuCommand, DisksAreConnectedAtFixedSlotsBehindTheCards) {
   const Argv argv = build_command(with, options(), nic_endpoints(with, options()), *disks, Role::primary);
   EXPECT_EQ(value_of(argv, "-blockdev", "disk-disk0"),
             "driver=nbd,node-name=disk-disk0,server.type=unix,server.path=/run/x,,y/vm1.disk0.nbd,export=,"
-            "reconnect-delay=60,discard=unmap,cache.direct=off,cache.no-flush=off");
+            "reconnect-delay=600,discard=unmap,cache.direct=off,cache.no-flush=off");
   EXPECT_THAT(value_of(argv, "-device", "disk-disk0"), HasSubstr("serial=disk0,bootindex=1,"));
   EXPECT_THAT(value_of(argv, "-device", "disk-disk0"), HasSubstr("bus=pcie.0,addr=0xb"));
   EXPECT_THAT(value_of(argv, "-blockdev", "disk-data"), HasSubstr("read-only=on"));

@@ -36,7 +36,7 @@ Result<std::vector<DiskEndpoint>> disk_endpoints(const Definition& definition, c
 
 /// A disk's server may be away for so long, such as while a daemon is replaced: requests wait, and are sent
 /// again when it is back. Then they fail, and the guest sees a disk that is broken.
-inline constexpr int kDiskReconnectSeconds = 60;
+inline constexpr int kDiskReconnectSeconds = 600;
 
 /// The command line. QEMU finds its listening QMP sockets at descriptors 3 (monitor) and 4 (fast).
 std::vector<std::string> build_command(const Definition& definition, const DriverOptions& options,
