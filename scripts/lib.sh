@@ -96,9 +96,10 @@ prepare_world() {
   say "ready after $((SECONDS - began)) s"
 }
 
-# make_images BUILD_FOLDER ARGUMENT...: the generic kernel only where an argument asks for e1000.
+# make_images BUILD_FOLDER ARGUMENT...: the generic kernel only where an argument asks for e1000, and so on.
 make_images() {
   local service=$1/tests/guest_service/guest_service
   scripts/guest-image.sh --service "$service"
   case " $* " in *e1000*) scripts/guest-image.sh --flavour generic --service "$service" ;; esac
+  case " $* " in *" --disk "*) scripts/guest-image.sh --with disk --service "$service" ;; esac
 }

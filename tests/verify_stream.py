@@ -2,17 +2,19 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 """Checks a recorded stream of the primary against ckpt/FORMAT.md.
 
-usage: verify_stream.py [--memory-pages N] [--allow-cut] FILE
+usage: verify_stream.py [--memory-pages N] [--allow-cut] [--disks FOLDER [--until EPOCH]] FILE
 
 FILE holds the bytes of all frames that the primary sent, one after the other. Prints one JSON summary and
 exits 0, or prints one line that says what is wrong and where, and exits 1. The image is built as the backup
 builds it, from all that came; the summary tells its digest: XXH3-64 over the pages that are not zero, in
 order, each as its number (u64) and its content. Pages that the backup had before and that were never sent are
-counted as `kept`; they are not in the digest. Written from FORMAT.md alone.
+counted as `kept`; they are not in the digest. With --disks the disks are built as well, as FOLDER/diskN.raw, up
+to and with EPOCH or the last one that was committed. Written from FORMAT.md alone.
 Needs python3-xxhash and python3-lz4.
 """
 import argparse
 import json
+import os
 import struct
 import sys
 
@@ -190,9 +192,37 @@ def changed(page, delta):
     return bytes(page)
 
 
+class Disks:
+    """The disks in files, as of a committed epoch."""
+
+    def __init__(self, folder, until):
+        self.folder, self.until = folder, until
+        self.files = {}
+        self.changes = []  # of the epoch that comes in
+
+    def change(self, disk, offset, size, name, payload):
+        self.changes.append((disk, offset, size, name, payload))
+
+    def commit(self, epoch):
+        changes, self.changes = self.changes, []
+        if self.until is not None and epoch > self.until:
+            return
+        for disk, offset, size, name, payload in changes:
+            if disk not in self.files:
+                self.files[disk] = open(os.path.join(self.folder, f"disk{disk}.raw"), "w+b")
+            file = self.files[disk]
+            file.seek(offset)
+            file.write(decode(payload, size) if name == "lz4" else payload if name == "raw" else bytes(size))
+
+    def close(self):
+        for file in self.files.values():
+            file.close()
+
+
 class Stream:
-    def __init__(self, memory_pages):
+    def __init__(self, memory_pages, disks=None):
         self.memory_pages = memory_pages
+        self.disk_images = disks  # Disks, or None when they are not asked for
         self.frames = 0
         self.generation = 0
         self.phase = "start"  # start, hello, definition, facts, over
@@ -329,7 +359,7 @@ class Stream:
         require(1 <= count <= MAX_RUNS, f"count {count} is not within 1 to {MAX_RUNS}")
         require(body.number("I", "reserved") == 0, "reserved is not 0")
         table = [struct.unpack("<QIIHB5s", body.take(24, "run table")) for _ in range(count)]
-        for offset, size, payload_bytes, _, encoding, reserved in table:
+        for offset, size, payload_bytes, disk, encoding, reserved in table:
             require(reserved == bytes(5), f"the run at {offset} has reserved bytes that are not 0")
             require(1 <= size <= MAX_RUN, f"the run at {offset} has {size} bytes")
             payload = body.take(payload_bytes, f"payload of the run at {offset}")
@@ -342,6 +372,8 @@ class Stream:
                 require(len(payload) == (size if name == "raw" else 0), "a payload of another length")
             self.runs[name] += 1
             self.epoch_disk_bytes += size
+            if self.disk_images:
+                self.disk_images.change(disk, offset, size, name, payload)
 
     def on_keep(self, body):
         require(self.seeds, "KEEP, which the primary did not offer")
@@ -407,6 +439,8 @@ class Stream:
         require(digest == self.digest, "the digest does not match")
         self.epoch += 1
         self.disk_bytes += self.epoch_disk_bytes
+        if self.disk_images:
+            self.disk_images.commit(self.epoch)
         self.state = bytes(self.device.data)
         self.begin_epoch()
 
@@ -436,8 +470,8 @@ class Stream:
         body.number("Q", "echo_ns")
 
 
-def verify(file, memory_pages, allow_cut):
-    stream = Stream(memory_pages)
+def verify(file, memory_pages, allow_cut, disks=None):
+    stream = Stream(memory_pages, disks)
     offset = 0
     while True:
         raw_header = file.read(HEADER.size)
@@ -475,10 +509,15 @@ def main():
     parser.add_argument("--memory-pages", type=int, help="refuse page numbers from here on")
     parser.add_argument("--allow-cut", action="store_true",
                         help="the sender was killed: the last frame may be incomplete")
+    parser.add_argument("--disks", metavar="FOLDER", help="build the guest's disks there")
+    parser.add_argument("--until", type=int, metavar="EPOCH", help="the last epoch that they have")
     arguments = parser.parse_args()
+    disks = Disks(arguments.disks, arguments.until) if arguments.disks else None
     try:
         with open(arguments.file, "rb") as file:
-            print(json.dumps(verify(file, arguments.memory_pages, arguments.allow_cut)))
+            print(json.dumps(verify(file, arguments.memory_pages, arguments.allow_cut, disks)))
+        if disks:
+            disks.close()
     except (Violation, OSError) as why:
         print(f"verify_stream: {arguments.file}: {why}", file=sys.stderr)
         return 1

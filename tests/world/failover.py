@@ -2,11 +2,15 @@
 """One failover from boot to verdict, as the demo, the soak and the tests run it."""
 
 import argparse
+import os
 import sys
 import time
 
+import disk_check
 from world import World, wait_until
 
+DISK_MS = 25  # from one record to the next
+LEDGERS = ("records", "database")  # what a guest with a disk keeps on it
 TRACKERS, MACHINES, NICS = ("async", "sync", "auto"), ("pc", "q35"), ("virtio-net-pci", "e1000")
 
 
@@ -16,6 +20,7 @@ def add_guest_options(parser):
     parser.add_argument("--tracker", choices=TRACKERS, default="auto")
     parser.add_argument("--machine", choices=MACHINES, default="pc")
     parser.add_argument("--epoch-ms", type=count, default=25)
+    parser.add_argument("--disk", action="store_true", help="the guest lies on a disk, and writes to it")
     parser.add_argument("--dirty", type=int, default=2000, help="pages the guest dirties each second")
 
 
@@ -50,10 +55,11 @@ def boot(world, options, connect_timeout=60, **guest):
     define_guest."""
     world.a.start()
     world.b.start()
+    disk = getattr(options, "disk", False)
     world.define_guest(nic=options.nic, vcpus=options.vcpus, machine=options.machine, dirty=options.dirty,
-                       **guest)
+                       disk=disk, **guest)
     world.a.must("start", "vm1")
-    client = world.client(connect_timeout=connect_timeout)
+    client = world.client(connect_timeout=connect_timeout, disk_ms=DISK_MS if disk else 0)
     client.ask("connect", timeout=connect_timeout + 30)
     return client
 
@@ -97,7 +103,21 @@ def complaints(found):
         wrong.append(f"corrupt pages in the guest: {found['guest_memory_corrupt']}")
     if found["unaudited"]:
         wrong.append(f"{found['unaudited']} answers could not be audited")
+    for name in LEDGERS:
+        ledger = found.get(name)
+        if ledger and (ledger["requests_lost_after_ack"] or ledger["replies_rolled_back"] or
+                       ledger["unaudited"] or not ledger["in_order"]):
+            wrong.append(f"{name}: {ledger}")
     return wrong + [f"client: {text}" for text in found["faults"]]
+
+
+def disk_complaints(world, client, host):
+    """Ends the guest on `host`, and looks at its disk there: what was acknowledged must be on it."""
+    known = os.path.join(world.dir, "acknowledged.json")
+    client.ask(f"acknowledged {known}")
+    host.must("stop", "vm1")
+    found = disk_check.check(world.disk_of(host.name), disk_check.load_acknowledged(known))
+    return [] if found["ok"] else [f"the disk on {host.name}: {found}"]
 
 
 def reboot(client, timeout=150):
@@ -128,7 +148,9 @@ def one_round(options, run_for, cut_power=False, and_reboot=False):
         if found["failover_ms"] is not None:
             status = world.b.status()
             found["promote_ms"] = status["promote_ms"]
-            if and_reboot:
+            if getattr(options, "disk", False):
+                found["complaints"] += disk_complaints(world, client, world.b)
+            elif and_reboot:
                 try:
                     reboot(client)
                 except Exception as error:

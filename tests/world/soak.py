@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 
-from failover import add_guest_options, count, one_round, parse_guest_options
+from failover import LEDGERS, add_guest_options, count, one_round, parse_guest_options
 from switchover import back_and_forth
 
 EARLIEST_S, LATEST_S = 0.3, 2.5
@@ -73,14 +73,15 @@ def main():
             found = one_round(options, run_for, cut_power, options.reboot)
         except Exception as error:  # A round that cannot even be run has not survived.
             found = {"complaints": [str(error)], "failover_ms": None}
-        rolled_back += any(found.get(key) for key in
-                           ("replies_rolled_back", "requests_lost_after_ack", "tcp_faults"))
+        rolled_back += any(one.get(key) for one in (found, *(found.get(name) or {} for name in LEDGERS))
+                           for key in ("replies_rolled_back", "requests_lost_after_ack", "tcp_faults"))
         if found["failover_ms"] is not None:
             times.append(found["failover_ms"])
         survived += not found["complaints"]
         outcome = "; ".join(found["complaints"]) or (
             f"survived, failover {found['failover_ms']:.0f} ms, promote {found['promote_ms']:.1f} ms, "
-            f"TCP silent {found['tcp_gap_ms']:.0f} ms, {found['replies']} replies audited")
+            f"TCP silent {found['tcp_gap_ms']:.0f} ms, {found['replies']} replies audited" +
+            "".join(f", {found[name]['replies']} {name}" for name in LEDGERS if name in found))
         death = "power" if cut_power else "kill "
         print(f"{number:4}/{options.failovers} {death} at {run_for:.3f} s: {outcome} "
               f"[{time.monotonic() - begun:.1f} s]", file=stream, flush=True)

@@ -1,0 +1,138 @@
+#!/usr/bin/python3
+# Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+"""Disks under the guest's epochs, with real daemons, QEMU and a Linux guest on ext4.
+
+The guest keeps records in a file and rows in a SQLite database, and answers once they are flushed. Needs what
+pair_real_test.py needs. Numbers in brackets are those of the faults that a test covers.
+"""
+
+import filecmp
+import os
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "world"))
+from failover import boot, complaints, disk_complaints, go_on, one_round, protect, protection  # noqa: E402
+from pair_real_test import options  # noqa: E402
+from world import World, run, wait_until  # noqa: E402
+
+DECODER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "verify_stream.py")
+# A busy machine's silence is not what is tested here.
+PATIENT = {"reprotect_min_ms": 300, "reprotect_max_ms": 1000, "heartbeat_lost": 25}
+
+
+def world_of(**settings):
+    return World({**protection(options()), **PATIENT, **settings})
+
+
+def on_disk(**changes):
+    return options(disk=True, **changes)
+
+
+def write_more(client, answers=40):
+    """Until so many more answers have come from each store."""
+    def least():
+        seen = client.ask("progress")
+        return min(seen["records"], seen["database"])
+
+    goal = least() + answers
+    wait_until(f"{answers} answers from the disk", lambda: least() >= goal, 60)
+
+
+class Disk(unittest.TestCase):
+    def test_what_was_acknowledged_is_on_the_replica(self):  # [1, 5]
+        found = one_round(on_disk(), 1.5)
+        self.assertEqual(found["complaints"], [])
+        self.assertGreater(found["records"]["replies"], 20)
+        self.assertGreater(found["database"]["replies"], 20)
+
+    def test_power_loss_while_memory_is_dirtied(self):
+        self.assertEqual(one_round(on_disk(dirty=8000), 1.0, cut_power=True)["complaints"], [])
+
+    def test_switchovers_lose_nothing(self):
+        with world_of() as world:
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            begin = time.monotonic()
+            for source, target in ((world.a, world.b), (world.b, world.a), (world.a, world.b)):
+                source.must("switchover", "vm1")
+                target.must("wait", "vm1", "--state", "protected", "--timeout", "60s")
+                write_more(client)
+            found = client.ask(f"finish {begin} {time.monotonic()}")
+            self.assertEqual(complaints(found), [])
+            world.b.must("unprotect", "vm1")
+            self.assertEqual(disk_complaints(world, client, world.b), [])
+
+    def test_the_host_that_comes_back_gets_the_same_disk(self):  # [38]
+        with world_of() as world:
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            begin, end = world.a.kill()
+            self.assertTrue(go_on(client, end))
+            write_more(client)
+            world.a.start()
+            world.b.must("wait", "vm1", "--state", "protected", "--timeout", "60s")
+            write_more(client)
+            found = client.ask(f"finish {begin} {end}")
+            self.assertEqual(complaints(found), [])
+
+            def equal():
+                return (world.b.status()["disks"]["held_bytes"]["used"] == 0 and
+                        world.a.status()["disks"]["replica"]["behind_bytes"] == 0 and
+                        filecmp.cmp(world.disk_of("a"), world.disk_of("b"), shallow=False))
+
+            # The guest's own system still writes now and then.
+            wait_until("both disks to be equal", equal, 30)
+
+    def test_the_replica_is_exactly_the_committed_epoch(self):
+        with world_of(arbiter_timeout_ms=200) as world:
+            record = os.path.join(world.dir, "stream")
+            world.protection["record_path"] = record
+            world.configure(world.a)
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            # Nobody may promote, so that the replica stays what it is.
+            place = os.path.join(world.dir, "arbiter", "vm1.json")
+            with open(place, encoding="utf-8") as file:
+                kept = file.read()
+            with open(place, "w", encoding="utf-8") as file:
+                file.write("damaged")
+            begin, end = world.a.kill()
+            world.b.wait_state("frozen")
+            wait_until("the replica to be applied", lambda: world.b.status()["epochs"]["applied"] ==
+                       world.b.status()["epochs"]["acked"] and
+                       world.b.status()["disks"]["replica"]["behind_bytes"] == 0, 10)
+            epoch = world.b.status()["epochs"]["acked"]
+            done = run(sys.executable, DECODER, "--allow-cut", "--disks", world.dir, "--until", str(epoch), record,
+                       check=False, timeout=120)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertTrue(filecmp.cmp(os.path.join(world.dir, "disk0.raw"), world.disk_of("b"), shallow=False),
+                            f"the replica is not epoch {epoch}")
+            with open(place, "w", encoding="utf-8") as file:
+                file.write(kept)
+            self.assertTrue(go_on(client, end))
+            self.assertEqual(complaints(client.ask(f"finish {begin} {end}")), [])
+            self.assertEqual(disk_complaints(world, client, world.b), [])
+
+    def test_a_daemon_restarts_and_the_disk_is_there_again(self):  # [33]
+        with world_of() as world:
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            begin = time.monotonic()
+            world.a.daemon.terminate()
+            world.a.daemon.wait()
+            world.a.start()
+            world.a.must("wait", "vm1", "--state", "protected", "--timeout", "90s", timeout=100)
+            write_more(client)
+            self.assertEqual(complaints(client.ask(f"finish {begin} {time.monotonic()}")), [])
+            world.a.must("unprotect", "vm1")
+            self.assertEqual(disk_complaints(world, client, world.a), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
