@@ -130,7 +130,8 @@ def main():
         kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True,
                               check=True)
         print(f"{folder} ({kind.stdout.strip()}), {options.rounds} rounds of {options.seconds:g} s\n"
-              f"{'pattern':14}" + "".join(f"{server:>14}" for server in SERVERS) + "   to nbdkit   to qemu-nbd")
+              f"{'pattern':14}" + "".join(f"{server:>14}" for server in SERVERS)
+              + "   to nbdkit   to qemu-nbd")
         result[folder] = {}
         for pattern, rounds in run(folder, options).items():
             told = result[folder][pattern] = judge(rounds)

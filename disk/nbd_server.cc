@@ -29,7 +29,8 @@ constexpr int kBacklog = 16;
 /// Jobs of each kind at once, over all connections.
 constexpr size_t kJobs = 384;
 constexpr size_t kKeptBytes = 32u << 20;  // of memory for content, while it is not used
-/// How long the thread sleeps when nothing happens, and while a connection could not be accepted.
+/// How long the thread sleeps when nothing happens. The short one while jobs are under way, so that it looks
+/// after them whatever becomes of the kernel's wake-up, and while a connection could not be accepted.
 constexpr Duration kLongTurn = std::chrono::seconds(60), kShortTurn = std::chrono::milliseconds(100);
 
 Result<ScopedFd> listen_on(const std::string& path) {
@@ -228,7 +229,8 @@ Status Server::Loop::begin() {
 
 void Server::Loop::turn() {
   const bool try_again = std::exchange(accept_failed_, false);
-  ring_.wait(try_again ? kShortTurn : kLongTurn);
+  const bool busy = changes_room_.jobs + reads_room_.jobs < 2 * kJobs;
+  ring_.wait(try_again || busy ? kShortTurn : kLongTurn);
   settle_touched();
   if (!try_again) return;
   for (const auto& port : ports_) accept_more(port.get());
