@@ -31,10 +31,7 @@ TEST(ChangeOrder, LetsOverlappingOnesWaitForEachEarlierOne) {
   EXPECT_TRUE(order.empty());
 }
 
-class NbdObserver : public Served {
- protected:
-  Recorder recorder_;
-};
+class NbdObserver : public Served {};
 
 TEST_F(NbdObserver, HearsOfEachChangeWithItsKind) {
   serve(&recorder_);

@@ -326,11 +326,10 @@ TEST_F(NbdServer, DisksAreToldApart) {
   std::filesystem::resize_file(second, kBytes / 2);
   auto file = LocalFile::open(second);
   ASSERT_OK(file);
-  Recorder recorder;
   ServerOptions options;
   options.disks.push_back({"disk0", socket(), &*file_, false});
   options.disks.push_back({"disk1", socket() + "1", &*file, false});
-  options.observer = &recorder;
+  options.observer = &recorder_;
   auto server = Server::start(std::move(options));
   ASSERT_OK(server);
   NbdClient first(socket()), other(socket() + "1");
@@ -339,8 +338,8 @@ TEST_F(NbdServer, DisksAreToldApart) {
   EXPECT_EQ(other.bytes(), kBytes / 2);
   EXPECT_EQ(other.write_now(0, filled(512, 1)), Error::none);
   EXPECT_EQ(first.read_now(0, 512), filled(512, 0));
-  ASSERT_EQ(recorder.told().size(), 1u);
-  EXPECT_EQ(recorder.told()[0].change.disk, 1u);
+  ASSERT_EQ(recorder_.told().size(), 1u);
+  EXPECT_EQ(recorder_.told()[0].change.disk, 1u);
   EXPECT_EQ((*server)->counters(0).writes, 0u);
   EXPECT_EQ((*server)->counters(1).writes, 1u);
 }

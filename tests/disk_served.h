@@ -164,6 +164,7 @@ class Served : public testing::Test {
   }
 
   TemporaryDirectory folder_;
+  Recorder recorder_;  // outlives the server
   std::optional<LocalFile> file_;
   std::unique_ptr<Server> server_;
 };
