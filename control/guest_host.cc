@@ -106,6 +106,11 @@ Status GuestHost::check_protect(const std::string& peer) const {
     return {Code::exists, "protect " + name_ + ": it is already protected by node '" + now.peer + "' (" +
                               now.state + "); unprotect it first"};
   }
+  if (disks_ != nullptr && !disks_->connected()) {
+    return {Code::unavailable, "protect " + name_ +
+                                   ": its hypervisor has not come back to its disks since the daemon was "
+                                   "restarted, which takes up to 16 s; try again"};
+  }
   if (context_.config.peers.count(peer) == 0) {
     std::string known;
     for (const auto& [name, address] : context_.config.peers) known += (known.empty() ? "" : ", ") + name;

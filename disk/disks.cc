@@ -133,6 +133,12 @@ Status Disks::promote(Time deadline) {
   return {};
 }
 
+bool Disks::connected() const {
+  for (size_t i = 0; i < files_.size(); ++i)
+    if (counters(i).connections == 0) return false;
+  return true;
+}
+
 std::vector<uint64_t> Disks::sizes() const {
   std::vector<uint64_t> sizes;
   for (const LocalFile& file : files_) sizes.push_back(file.bytes());

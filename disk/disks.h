@@ -60,6 +60,9 @@ class Disks {
   Tap& tap() { return tap_; }
   const Tap& tap() const { return tap_; }
   DiskCounters counters(size_t disk) const { return server_->counters(disk); }
+  /// The hypervisor is connected to every disk. After a daemon's restart it comes back after some seconds,
+  /// and cannot be stopped before that.
+  bool connected() const;
 
   /// Null once a guest runs on them.
   Replica* replica() { return promoted_ ? nullptr : replica_.get(); }

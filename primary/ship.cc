@@ -333,6 +333,7 @@ Status Ship::on_seed(const ckpt::FrameView& frame, Time now) {
   if (!seed_->complete()) return Status::ok_status();
   seeded_pages_ = seed_->pages();
   if (capture_) capture_->seeded(std::move(seed_));
+  if (copier_) send_disks();
   seed_.reset();
   return Status::ok_status();
 }
@@ -418,13 +419,18 @@ void Ship::start_epochs() {
   if (disk::Disks* disks = config_.options.disks; disks != nullptr) {
     copier_ = std::make_unique<disk::Copier>(disks->files(), disks->tap(),
                                              config_.options.disk_sync_bytes_per_second, [this] { wake(); });
-    sender_->use_disks(&disks->tap(), copier_.get());
+    if (seed_ == nullptr) send_disks();
     options.tap = &disks->tap();
     options.copier = copier_.get();
   }
   capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
   epochs_gone_ = false;
   capture_->start();
+}
+
+/// Nothing of an epoch may come before the backup has told all that it has.
+void Ship::send_disks() {
+  sender_->use_disks(&config_.options.disks->tap(), copier_.get());
 }
 
 /// Nothing is kept for the backup any more, and nothing of the guest waits for it.

@@ -86,6 +86,7 @@ class Ship {
   void carry_out(const Action& action);
   void ask(uint64_t expected_generation);
   void start_epochs();
+  void send_disks();
   void end_disks();
   void send_goodbye();
   void close_link();
