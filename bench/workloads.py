@@ -140,7 +140,8 @@ class Meter:
 
         sent = grown("remusd_checkpoint_sent_bytes_total")
         found = {"epoch_ms": status["epoch_ms"], "pause_ms": status["pause_ms"],
-                 "stop_to_resume_ms": between, "commit_ms": status["commit_ms"], "dirty_pages": status["dirty_pages"],
+                 "stop_to_resume_ms": between, "commit_ms": status["commit_ms"],
+                 "dirty_pages": status["dirty_pages"],
                  "phases_ms": phases(self.metrics, metrics),
                  "wire_ratio": ratio(sent, grown("remusd_checkpoint_raw_bytes_total")),
                  "wire_mb_s": None if sent is None else sent / span / 1e6,

@@ -9,8 +9,8 @@
 #
 # One line per failover, and a JSON object as the last line. The seed is printed: give it again to repeat the
 # same moments. --death power takes the cables away first, so that no peer sees a connection being closed.
-# --disk: the guest lies on a replicated disk; it writes records and a SQLite database there, answers once they
-# are flushed, and after each failover all that was answered must be on the replica.
+# --disk: the guest lies on a replicated disk; it writes records and a SQLite database there, and answers once
+# they are flushed. After each failover all that was answered must be on the replica.
 # Exits 0 only if all survived and nothing was rolled back.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 case " $* " in *" -h "* | *" --help "*) print_help; exit 0 ;; esac

@@ -107,10 +107,11 @@ class Disk(unittest.TestCase):
                        world.b.status()["epochs"]["acked"] and
                        world.b.status()["disks"]["replica"]["behind_bytes"] == 0, 10)
             epoch = world.b.status()["epochs"]["acked"]
-            done = run(sys.executable, DECODER, "--allow-cut", "--disks", world.dir, "--until", str(epoch), record,
-                       check=False, timeout=120)
+            done = run(sys.executable, DECODER, "--allow-cut", "--disks", world.dir, "--until", str(epoch),
+                       record, check=False, timeout=120)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            self.assertTrue(filecmp.cmp(os.path.join(world.dir, "disk0.raw"), world.disk_of("b"), shallow=False),
+            made = os.path.join(world.dir, "disk0.raw")
+            self.assertTrue(filecmp.cmp(made, world.disk_of("b"), shallow=False),
                             f"the replica is not epoch {epoch}")
             with open(place, "w", encoding="utf-8") as file:
                 file.write(kept)

@@ -8,8 +8,8 @@ FILE holds the bytes of all frames that the primary sent, one after the other. P
 exits 0, or prints one line that says what is wrong and where, and exits 1. The image is built as the backup
 builds it, from all that came; the summary tells its digest: XXH3-64 over the pages that are not zero, in
 order, each as its number (u64) and its content. Pages that the backup had before and that were never sent are
-counted as `kept`; they are not in the digest. With --disks the disks are built as well, as FOLDER/diskN.raw, up
-to and with EPOCH or the last one that was committed. Written from FORMAT.md alone.
+counted as `kept`; they are not in the digest. With --disks the disks are built as well, as FOLDER/diskN.raw,
+up to and with EPOCH or the last one that was committed. Written from FORMAT.md alone.
 Needs python3-xxhash and python3-lz4.
 """
 import argparse
