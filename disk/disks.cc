@@ -102,17 +102,17 @@ Result<std::unique_ptr<Disks>> Disks::open_replica(const std::vector<DiskFile>& 
   REMUSD_ASSIGN(LocalFile file, LocalFile::open(options.journal_path));
   made->journal_ = std::make_unique<LocalFile>(std::move(file));
   Disks* disks_of_it = made.get();
-  REMUSD_ASSIGN(
-      made->replica_,
-      Replica::open(made->media(), std::make_shared<LocalMedium>(made->journal_.get()), replica,
-                    [disks_of_it, changed = std::move(changed)] { disks_of_it->on_replica(changed); }));
+  made->changed_ = std::move(changed);
+  REMUSD_ASSIGN(made->replica_,
+                Replica::open(made->media(), std::make_shared<LocalMedium>(made->journal_.get()), replica,
+                              [disks_of_it] { disks_of_it->on_replica(); }));
   made->told_by_ = made->replica_.get();
   REMUSD_TRY(made->serve(disks));
   return made;
 }
 
 /// A thread of the replica's.
-void Disks::on_replica(const std::function<void()>& changed) {
+void Disks::on_replica() {
   const Replica* replica = told_by_.load();
   if (replica != nullptr && replica->released()) tap_.let_flushes();
   if (replica != nullptr && !replica->failure().ok()) {
@@ -120,12 +120,17 @@ void Disks::on_replica(const std::function<void()>& changed) {
     if (promoted_) ::unlink(options_.journal_path.c_str());
     tap_.let_flushes();
   }
-  if (changed) changed();
+  const std::lock_guard lock(changed_mutex_);
+  if (changed_) changed_();
 }
 
 Status Disks::promote(Time deadline) {
   REMUSD_ASSERT(replica_ != nullptr && !promoted_, "a replica is promoted once");
   REMUSD_TRY(replica_->drain(deadline).with_context("bring what was committed to the disks"));
+  {
+    const std::lock_guard lock(changed_mutex_);
+    changed_ = nullptr;
+  }
   promoted_ = true;
   tap_.hold_flushes();
   replica_->release();

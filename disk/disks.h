@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,7 +47,7 @@ class Disks {
   /// For a guest that is to run: what an earlier replica has left in its journal is brought to the disks
   /// first. `unsafe`: they hold half a first sync.
   static Result<std::unique_ptr<Disks>> open(const std::vector<DiskFile>& disks, const DisksOptions& options);
-  /// For a standby. `changed`: as Replica's.
+  /// For a standby. `changed`: as Replica's, until promote() returns.
   static Result<std::unique_ptr<Disks>> open_replica(const std::vector<DiskFile>& disks,
                                                      const DisksOptions& options,
                                                      const ReplicaOptions& replica,
@@ -78,13 +79,15 @@ class Disks {
   Status serve(const std::vector<DiskFile>& disks);
   Status settle_journal();
   Media media() const;
-  void on_replica(const std::function<void()>& changed);
+  void on_replica();
 
   const std::vector<LocalFile> files_;
   const DisksOptions options_;
   Tap tap_;
   std::unique_ptr<LocalFile> journal_;
   std::atomic<Replica*> told_by_{nullptr};  // replica_, for its own callback
+  std::mutex changed_mutex_;
+  std::function<void()> changed_;  // until it is promoted: whoever asked for it may be gone then
   std::unique_ptr<Replica> replica_;
   std::atomic<bool> promoted_{false};
   std::unique_ptr<Server> server_;  // last: it uses the rest
