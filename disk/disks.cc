@@ -97,8 +97,9 @@ Result<std::unique_ptr<Disks>> Disks::open(const std::vector<DiskFile>& disks, c
 Result<std::unique_ptr<Disks>> Disks::open_replica(const std::vector<DiskFile>& disks,
                                                    const DisksOptions& options, const ReplicaOptions& replica,
                                                    std::function<void()> changed) {
-  REMUSD_ASSIGN(std::unique_ptr<Disks> made, open_files(disks, options));
+  // Before a disk is made: without a journal there is no use for it.
   REMUSD_TRY(make_journal_file(options.journal_path, kJournalTimes * options.limit_bytes));
+  REMUSD_ASSIGN(std::unique_ptr<Disks> made, open_files(disks, options));
   REMUSD_ASSIGN(LocalFile file, LocalFile::open(options.journal_path));
   made->journal_ = std::make_unique<LocalFile>(std::move(file));
   Disks* disks_of_it = made.get();

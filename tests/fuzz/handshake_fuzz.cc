@@ -49,17 +49,20 @@ World& world() {
 
 /// Preparing it stays in this process and is small.
 bool is_harmless(const guest::Definition& definition) {
-  return definition.driver == "sim" && definition.memory_mib <= kMostMemoryMib && definition.nics.empty();
+  return definition.driver == "sim" && definition.memory_mib <= kMostMemoryMib && definition.nics.empty() &&
+         definition.disks.empty();
 }
 
 void run(View bytes) {
   Input input(bytes);
   bool received_files = false;
   {
-    backup::Handshake handshake(world().fresh_link(), world().options,
-                                [](const std::string& vm, const std::string&, uint64_t) {
-                                  return vm == "other" ? Status(Code::exists, "it runs here") : Status();
-                                });
+    backup::Handshake handshake(
+        world().fresh_link(), world().options,
+        [](const std::string& vm, const std::string&, uint64_t) {
+          return vm == "other" ? Status(Code::exists, "it runs here") : Status();
+        },
+        [] {});
     while (!input.empty() && !handshake.done() && handshake.refusal().ok()) {
       ckpt::FrameView frame;
       frame.header.type = input.number();
