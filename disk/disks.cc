@@ -36,7 +36,8 @@ Disks::Disks(std::vector<LocalFile> files, const DisksOptions& options)
 }
 
 Disks::~Disks() {
-  server_.reset();  // before what it tells
+  replica_.reset();  // its threads may let flushes go
+  server_.reset();   // before the tap, which it tells of changes
 }
 
 Result<std::unique_ptr<Disks>> Disks::open_files(const std::vector<DiskFile>& disks,
