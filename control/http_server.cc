@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
@@ -35,7 +36,7 @@ constexpr std::chrono::milliseconds kAcceptRetry{100};  // out of descriptors, s
 // One connection: read, handle, write, and again while it is kept alive.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(AnyStream::socket socket, const HttpHandler& handler, std::shared_ptr<int> open)
+  Connection(AnyStream::socket socket, const HttpHandler& handler, std::shared_ptr<std::atomic<int>> open)
       : stream_(std::move(socket)), handler_(handler), open_(std::move(open)) {
     ++*open_;
   }
@@ -84,7 +85,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   beast::basic_stream<AnyStream> stream_;
   HttpHandler handler_;
-  std::shared_ptr<int> open_;
+  // The last to let go of a connection may be a worker that has answered.
+  std::shared_ptr<std::atomic<int>> open_;
   beast::flat_buffer buffer_{kMaxHeaderBytes + kMaxBodyBytes};
   std::optional<http::request_parser<http::string_body>> parser_;
   http::response<http::string_body> response_;
@@ -173,7 +175,7 @@ class Listener : public std::enable_shared_from_this<Listener<Protocol>> {
   asio::steady_timer retry_;
   HttpHandler handler_;
   bool check_user_;
-  std::shared_ptr<int> open_ = std::make_shared<int>(0);
+  std::shared_ptr<std::atomic<int>> open_ = std::make_shared<std::atomic<int>>(0);
 };
 
 }  // namespace
