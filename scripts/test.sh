@@ -6,7 +6,7 @@
 #   scripts/test.sh [--quick] [--only REGEX]
 #
 # --quick: the release build only, without real pairs. --only: the tests whose names match. Ends with ctest's
-# own summary over all of it, and exits 0 only if every test passed. About 35 minutes on 2 cores.
+# own summary over all of it, and exits 0 only if every test passed. About 26 minutes on 2 cores.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 quick= select=()
