@@ -12,7 +12,8 @@ namespace {
 // Small guests: room for their device state, which does not shrink with their memory.
 constexpr size_t kStagingFloorBytes = 8u << 20;
 
-constexpr uint64_t kFeatures = ckpt::kFeatureDelta | ckpt::kFeatureSeed | ckpt::kFeatureDisk;
+constexpr uint64_t kFeatures =
+    ckpt::kFeatureDelta | ckpt::kFeatureSeed | ckpt::kFeatureDisk | ckpt::kFeatureDiskTell;
 
 size_t default_staging_limit(size_t memory_bytes) {
   return memory_bytes + std::max(memory_bytes / 8, kStagingFloorBytes);
@@ -151,6 +152,7 @@ Status Handshake::open_disks() {
   disk::DisksOptions options;
   options.limit_bytes = options_.disk_limit_bytes;
   options.journal_path = options_.journals_dir + "/" + vm_ + ".journal";
+  options.map_path = options_.journals_dir + "/" + vm_ + ".map";
   disk::ReplicaOptions replica;
   replica.limit_bytes = options_.disk_limit_bytes;
   replica.session = session_;

@@ -15,7 +15,6 @@ constexpr Duration kProgressInterval = std::chrono::milliseconds(100);
 constexpr Duration kRefusePatience = std::chrono::seconds(1);
 constexpr Duration kGoodbyePatience = std::chrono::milliseconds(200);
 /// How long the primary may take, once the guest runs here, to end its side of a switchover.
-constexpr Duration kDrainPatience = std::chrono::seconds(30);  // a slow disk is better than none
 constexpr Duration kInputPatience = std::chrono::milliseconds(250);
 constexpr size_t kSeedRoom = 256u << 10;  // a SEED frame, and signs of life
 constexpr size_t kFramesPerSlice = 8;     // at most 8 MiB of pages: a few milliseconds
@@ -178,6 +177,8 @@ Status Receiver::on_frame(const ckpt::FrameView& frame) {
       return on_order(frame);
     case ckpt::FrameType::input:
       return on_input(frame);
+    case ckpt::FrameType::disk_ask:
+      return on_disk_ask(frame);
     case ckpt::FrameType::pages:
     case ckpt::FrameType::keep:
     case ckpt::FrameType::disk:
@@ -303,22 +304,6 @@ void Receiver::apply_some() {
   }
 }
 
-void Receiver::feed_disks() {
-  if (!feed_ || core_.final()) return;
-  send_acks(/*just_decided=*/false);
-  if (disks_->replica() == nullptr) return;
-  const Status failure = disks_->replica()->failure();
-  const bool waits = core_.state() == State::syncing || core_.state() == State::standby;
-  if (!failure.ok() && waits) end(failure.with_context("the replica of its disks is lost"));
-}
-
-/// Every epoch that counts is in the files.
-Status Receiver::drain_disks() {
-  if (!disks_) return {};
-  // What is acknowledged is applied, the store has handed all of it over.
-  return disks_->promote(Clock::now() + kDrainPatience);
-}
-
 bool Receiver::may_seed() const {
   return seeder_ && link_->open() && link_->send_space() >= kSeedRoom;
 }
@@ -408,7 +393,10 @@ void Receiver::send_acks(bool just_decided) {
   while (!acks_.empty() && may && !(feed_ && feed_->behind())) {
     REMUSD_ASSERT(!digests_.empty(), "an ack repeats its commit's digest");
     const uint64_t epoch = acks_.front();
-    send(ckpt::FrameType::ack, epoch, ckpt::Ack{digests_.front(), std::min(epoch, store_->applied())});
+    uint64_t applied = std::min(epoch, store_->applied());
+    if (disks_ && disks_->replica() != nullptr)
+      applied = std::min(applied, disks_->replica()->durable_epoch());
+    send(ckpt::FrameType::ack, epoch, ckpt::Ack{digests_.front(), applied});
     acks_.pop_front();
     digests_.pop_front();
     fail_point("backup.acked");

@@ -53,10 +53,12 @@ class Receiver {
   Status on_heartbeat(const ckpt::FrameView& frame);
   Status on_order(const ckpt::FrameView& frame);
   Status on_input(const ckpt::FrameView& frame);
+  Status on_disk_ask(const ckpt::FrameView& frame);
   void after_handshake_step();
   Status named(const Status& why) const;
   void apply_some();
   void feed_disks();
+  void tell_of_disks();
   Status drain_disks();
   void seed_some();
   bool may_seed() const;

@@ -49,7 +49,7 @@ struct Options {
   guest::DriverOptions driver;
   netbuf::NetOptions net;
   uint64_t disk_limit_bytes = 64u << 20;  // of what waits for the disks here
-  std::string journals_dir;               // of replicas of disks, by the guest's name
+  std::string journals_dir;               // and maps, of guests with disks, by their names
   std::string files_dir;                  // boot files received from the peer, named by digest
   /// Switches the host of `peer` off and says whether it is: the guest is promoted only once it said ok.
   /// Blocks until it knows or is told to stop. Empty: the right to run is enough.

@@ -55,19 +55,22 @@ enum class FrameType : uint16_t {
   heartbeat = 1 | kOptionalBit,  // both ways
   progress = 2 | kOptionalBit,   // B->P: bytes applied during first sync
   input = 4 | kOptionalBit,      // P->B: a frame that came for the guest after it stood for a switchover
+  disk_ask = 5 | kOptionalBit,   // P->B: what do your disks hold?
+  disk_tell = 6 | kOptionalBit,  // B->P: this
 };
 
 /// True for the types above. The reader refuses any other that is mandatory.
 constexpr bool is_known(uint16_t type) {
   const uint16_t number = type & static_cast<uint16_t>(~kOptionalBit);
-  if ((type & kOptionalBit) != 0) return number >= 1 && number <= 4;
+  if ((type & kOptionalBit) != 0) return number >= 1 && number <= 6;
   return (number >= 1 && number <= 14) || number == 16 || number == 48 || number == 49;
 }
 
 /// Feature bits of HELLO.
-inline constexpr uint64_t kFeatureDelta = 1u << 0;  // delta and delta_lz4 below, of pages and device state
-inline constexpr uint64_t kFeatureSeed = 1u << 1;   // SEED and KEEP
-inline constexpr uint64_t kFeatureDisk = 1u << 2;   // DISK; required by a primary whose guest has disks
+inline constexpr uint64_t kFeatureDelta = 1u << 0;     // delta and delta_lz4 below, of pages and device state
+inline constexpr uint64_t kFeatureSeed = 1u << 1;      // SEED and KEEP
+inline constexpr uint64_t kFeatureDisk = 1u << 2;      // DISK; required by a primary whose guest has disks
+inline constexpr uint64_t kFeatureDiskTell = 1u << 4;  // DISK_ASK and DISK_TELL
 
 /// How one page is encoded in a PAGES frame, or a part of a blob. 16 and above only under kFeatureDelta.
 enum class PageEncoding : uint8_t { zero = 0, raw = 1, lz4 = 2, delta = 16, delta_lz4 = 17 };

@@ -73,8 +73,9 @@ struct Commit {
   uint64_t digest = 0;        // EpochDigest over those frames
 };
 struct Ack {
-  uint64_t digest = 0;         // repeats the commit's
-  uint64_t applied_epoch = 0;  // newest epoch in the committed image; <= the acknowledged one
+  uint64_t digest = 0;  // repeats the commit's
+  // Newest epoch in the committed image, whose disks survive a loss of power; <= the acknowledged one.
+  uint64_t applied_epoch = 0;
 };
 struct Heartbeat {
   uint64_t sent_ns = 0;  // sender's monotonic clock

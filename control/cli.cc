@@ -14,8 +14,9 @@ namespace remusd::control {
 namespace {
 
 using AddVerb = void (*)(CLI::App&, CliContext&);
-constexpr AddVerb kVerbs[] = {add_serve,      add_start, add_stop,   add_protect, add_unprotect, add_failover,
-                              add_switchover, add_list,  add_status, add_wait,    add_bench,     add_keys};
+constexpr AddVerb kVerbs[] = {add_serve,    add_start,      add_stop,   add_protect, add_unprotect,
+                              add_failover, add_switchover, add_resync, add_list,    add_status,
+                              add_wait,     add_bench,      add_keys};
 
 constexpr const char* kFooter =
     "Exit codes: 0 done, 1 failed, 2 usage, 3 unprotected, 4 no such guest, 5 timed out, 6 refused as "

@@ -33,6 +33,7 @@ void add_protect(CLI::App& app, CliContext& context);
 void add_unprotect(CLI::App& app, CliContext& context);
 void add_failover(CLI::App& app, CliContext& context);
 void add_switchover(CLI::App& app, CliContext& context);
+void add_resync(CLI::App& app, CliContext& context);
 void add_list(CLI::App& app, CliContext& context);
 void add_status(CLI::App& app, CliContext& context);
 void add_wait(CLI::App& app, CliContext& context);

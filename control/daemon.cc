@@ -90,6 +90,10 @@ Result<Work> make_work(const Config& config, const std::string& verb, const nloh
         [=](GuestHost& host) { return force ? host.force_failover(dry_run) : host.failover(dry_run); });
   }
   if (verb == "switchover") return Work([=](GuestHost& host) { return host.switchover(dry_run); });
+  if (verb == "resync") {
+    REMUSD_ASSIGN(const bool verify, argument(arguments, "verify", false));
+    return Work([=](GuestHost& host) { return verify ? host.verify_disks(dry_run) : host.resync(dry_run); });
+  }
   if (verb == "bench-floor") {
     REMUSD_ASSIGN(const int count, argument(arguments, "count", 200));
     if (count < 1 || count > kMaxBenchCount) {

@@ -23,6 +23,7 @@ Result<std::shared_ptr<disk::Disks>> open_disks(const guest::Definition& definit
   disk::DisksOptions options;
   options.limit_bytes = static_cast<uint64_t>(config.disk_buffer_mib) << 20;
   options.journal_path = journals_dir(config) + "/" + definition.name + ".journal";
+  options.map_path = journals_dir(config) + "/" + definition.name + ".map";
   if (lives) (void)::unlink(options.journal_path.c_str());
   REMUSD_ASSIGN(std::unique_ptr<disk::Disks> disks, disk::Disks::open(files, options));
   return std::shared_ptr<disk::Disks>(std::move(disks));
@@ -38,6 +39,7 @@ guest::Definition with_sizes(guest::Definition definition, const disk::Disks* di
 void fill_disks(const disk::Disks& disks, DisksStatus* status) {
   status->bytes = 0;
   for (const uint64_t bytes : disks.sizes()) status->bytes += bytes;
+  status->map_problem = disks.map_failure().message();
   const disk::TapStats tap = disks.tap().stats();
   status->held_bytes = tap.held_bytes;
   status->limit_bytes = tap.limit_bytes;

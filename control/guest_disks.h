@@ -10,7 +10,7 @@
 
 namespace remusd::control {
 
-/// Where the replica of a guest's disks keeps its journal.
+/// Where a guest's disks keep their journal and the map of their sync point.
 std::string journals_dir(const Config& config);
 
 /// Opens and serves the disks of a guest that is to run here, before its hypervisor starts; null when it has

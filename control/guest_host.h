@@ -53,6 +53,8 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   Reply unprotect(const std::string& reason, bool dry_run);
   Reply failover(bool dry_run);
   Reply switchover(bool dry_run);
+  Reply resync(bool dry_run);
+  Reply verify_disks(bool dry_run);
   Reply force_failover(bool dry_run);
   Reply force_unprotect(bool dry_run);
   Reply bench_floor(int count);
@@ -94,6 +96,7 @@ class GuestHost : public std::enable_shared_from_this<GuestHost> {
   Result<std::unique_ptr<netbuf::NetBuffer>> open_gates(guest::Guest& guest);
   Status win_right_to_run();
   Status check_protect(const std::string& peer) const;
+  Reply check_resync(const std::string& what) const;
   Status begin_protection(const std::string& peer, const primary::PaceOptions& pace, bool automatic);
   bool replace_attempt(const std::string& peer, const primary::PaceOptions& pace);
   primary::Options protection_options(const std::string& peer, const primary::PaceOptions& pace) const;

@@ -74,6 +74,10 @@ void GuestHost::fill_primary(const primary::Snapshot& snapshot, GuestStatus* sta
   status->disks.sync_total_bytes = snapshot.disk_sync.total_bytes;
   status->disks.sync_copied_bytes = snapshot.disk_sync.copied_bytes;
   status->disks.sync_sent_bytes = snapshot.disk_sync.sent_bytes;
+  status->disks.sync_changed_bytes = snapshot.disk_sync.changed_bytes;
+  status->disks.sync_by_map = snapshot.disk_sync.by_map;
+  status->disks.verify = snapshot.disk_verify;
+  status->disks.verifies = snapshot.disk_verifies;
   status->heartbeat_rtt_seconds = snapshot.last_rtt_seconds;
   if (!snapshot.end.message().empty()) {
     status->reason = snapshot.end.message();

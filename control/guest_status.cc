@@ -15,13 +15,31 @@ json reprotect_json(const ReprotectStatus& reprotect) {
           {"last_error", reprotect.last_error}};
 }
 
+json verify_json(const DisksStatus& disks) {
+  const disk::VerifyProgress& verify = disks.verify;
+  json places = json::array();
+  for (const auto& place : verify.places) places.push_back({{"disk", place.disk}, {"offset", place.offset}});
+  return {{"number", disks.verifies},
+          {"state", disk::to_string(verify.state)},
+          {"total_bytes", verify.total_bytes},
+          {"compared_bytes", verify.compared_bytes},
+          {"different_bytes", verify.different_bytes},
+          {"busy_bytes", verify.busy_bytes},
+          {"places", places},
+          {"failure", verify.failure.message()}};
+}
+
 json disks_json(const DisksStatus& disks) {
   return {{"names", disks.names},
           {"bytes", disks.bytes},
           {"sync",
            {{"total_bytes", disks.sync_total_bytes},
             {"copied_bytes", disks.sync_copied_bytes},
-            {"sent_bytes", disks.sync_sent_bytes}}},
+            {"sent_bytes", disks.sync_sent_bytes},
+            {"changed_bytes", disks.sync_changed_bytes},
+            {"by_map", disks.sync_by_map}}},
+          {"map_problem", disks.map_problem},
+          {"verify", verify_json(disks)},
           {"held_bytes", {{"used", disks.held_bytes}, {"limit", disks.limit_bytes}}},
           {"waits", disks.waits},
           {"written_bytes", disks.written_bytes},

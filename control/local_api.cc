@@ -38,8 +38,8 @@ unsigned http_status(const Reply& reply) {
 
 HttpResponse answer(const Reply& reply) {
   // A message may quote bytes of a peer or a hypervisor: what is not UTF-8 is replaced, not thrown about.
-  const auto dump = [](const nlohmann::json& json) {
-    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const auto dump = [](const nlohmann::json& document) {
+    return document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   };
   if (reply.status.ok()) return {200, "application/json", dump(reply.body) + "\n"};
   const nlohmann::json error{{"error", {{"code", api_code(reply)}, {"message", reply.status.message()}}}};

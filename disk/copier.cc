@@ -2,17 +2,15 @@
 #include "disk/copier.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "ckpt/thread.h"
+#include "ckpt/wire.h"
+#include "disk/digests.h"
 
 namespace remusd::disk {
 namespace {
 
-constexpr uint64_t kRegionBytes = 64u << 10;
-constexpr uint64_t kMaxRegions = uint64_t{1} << 20;
-constexpr uint64_t kWordRegions = 64;
 constexpr uint64_t kChunkBytes = ckpt::kMaxDiskRunBytes;
 // So much may be left for the last pass, which the guest's next pause waits for.
 constexpr uint64_t kLittleBytes = 4u << 20;
@@ -23,17 +21,15 @@ constexpr Duration kUnderWayLook = std::chrono::microseconds(500);
 }  // namespace
 
 Copier::Copier(std::span<const LocalFile> files, Tap& tap, uint64_t bytes_per_second,
-               std::function<void()> wake)
-    : files_(files), tap_(tap), bytes_per_second_(bytes_per_second), wake_(std::move(wake)) {
-  for (const LocalFile& file : files_) {
-    Marks marks;
-    marks.region_bytes = std::max(kRegionBytes, std::bit_ceil(file.bytes() / kMaxRegions));
-    marks.regions = (file.bytes() + marks.region_bytes - 1) / marks.region_bytes;
-    marks.words = std::vector<std::atomic<uint64_t>>((marks.regions + kWordRegions - 1) / kWordRegions);
-    marks_.push_back(std::move(marks));
-    progress_.total_bytes += file.bytes();
-  }
-  tap_.mark([this](const Change& change) { mark(change); });
+               std::function<void()> wake, const Counterpart& counterpart)
+    : files_(files),
+      tap_(tap),
+      bytes_per_second_(bytes_per_second),
+      wake_(std::move(wake)),
+      counterpart_(counterpart),
+      key_(ckpt::make_digest_key()) {
+  for (const LocalFile& file : files_) marks_.emplace_back(file.bytes());
+  tap_.mark([this](const Change& change) { marks_[change.disk].mark(change.offset, change.bytes); });
   thread_ = std::thread([this] {
     begin_thread("disksync");
     run();
@@ -50,22 +46,13 @@ void Copier::stop() {
     const std::lock_guard lock(mutex_);
     stop_ = true;
   }
+  if (counterpart_.inquiry != nullptr) counterpart_.inquiry->stop();
   changed_.notify_all();
-}
-
-/// The server's thread.
-void Copier::mark(const Change& change) {
-  Marks& marks = marks_[change.disk];
-  const uint64_t last = (change.offset + change.bytes - 1) / marks.region_bytes;
-  for (uint64_t region = change.offset / marks.region_bytes; region <= last; ++region)
-    marks.words[region / kWordRegions].fetch_or(uint64_t{1} << region % kWordRegions);
 }
 
 uint64_t Copier::marked_bytes() const {
   uint64_t all = 0;
-  for (const Marks& marks : marks_)
-    for (const auto& word : marks.words)
-      all += static_cast<uint64_t>(std::popcount(word.load())) * marks.region_bytes;
+  for (const BlockMarks& marks : marks_) all += marks.marked_bytes();
   return all;
 }
 
@@ -80,9 +67,9 @@ void Copier::run() {
 }
 
 Status Copier::copy() {
-  REMUSD_TRY(pass(true));
+  REMUSD_TRY(first_pass());
   for (int passes = 1; passes < kMaxPasses && marked_bytes() > kLittleBytes; ++passes)
-    REMUSD_TRY(pass(false));
+    REMUSD_TRY(copy_marked());
   {
     std::unique_lock lock(mutex_);
     stage_ = Stage::settled;
@@ -90,12 +77,12 @@ Status Copier::copy() {
     changed_.wait(lock, [this] { return finish_asked_ || stop_; });
   }
   // Again before the log begins: it has been some time.
-  REMUSD_TRY(pass(false));
+  REMUSD_TRY(copy_marked());
   tap_.log();
   for (;;) {
     // In this order: what is done marks before it stops being under way.
     const bool under_way = tap_.unlogged() > 0;
-    REMUSD_TRY(pass(false));
+    REMUSD_TRY(copy_marked());
     if (!under_way && marked_bytes() == 0) break;
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, kUnderWayLook, [this] { return stop_; });
@@ -106,27 +93,119 @@ Status Copier::copy() {
   return stop_ ? Status(Code::unavailable, "the first sync was stopped") : Status();
 }
 
-/// The first reads everything, the others what is marked.
-Status Copier::pass(bool first) {
+Status Copier::first_pass() {
+  std::vector<Span> spans;
+  REMUSD_TRY(find_spans(&spans));
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Span& span : spans) progress_.total_bytes += span.bytes;
+  }
+  for (const Span& span : spans) {
+    if (counterpart_.inquiry != nullptr) {
+      REMUSD_TRY(compare(span));
+      continue;
+    }
+    const uint64_t end = span.offset + span.bytes;
+    for (uint64_t at = span.offset; at < end; at += kChunkBytes) {
+      const uint64_t bytes = std::min(kChunkBytes, end - at);
+      looked_at(span.disk, at, bytes);
+      REMUSD_TRY(copy_region(span.disk, at, bytes));
+    }
+  }
+  return {};
+}
+
+/// Where to look: everywhere, or where one of two maps of the same sync point says so.
+Status Copier::find_spans(std::vector<Span>* spans) {
+  if (counterpart_.inquiry != nullptr && counterpart_.map != nullptr) {
+    ckpt::SessionId theirs{};
+    ckpt::Bytes bits;
+    REMUSD_TRY(ask_map(&theirs, &bits));
+    // The tap has marked changes for a while: what this map does not have yet will be marked.
+    const ckpt::SessionId ours = counterpart_.map->point();
+    if (ours != ckpt::SessionId{} && ours == theirs) {
+      counterpart_.map->for_each(bits, [&](size_t disk, uint64_t offset, uint64_t bytes) {
+        spans->push_back({disk, offset, bytes});
+      });
+      const std::lock_guard lock(mutex_);
+      progress_.by_map = true;
+      return {};
+    }
+  }
+  for (size_t disk = 0; disk < files_.size(); ++disk) spans->push_back({disk, 0, files_[disk].bytes()});
+  return {};
+}
+
+Status Copier::ask_map(ckpt::SessionId* point, ckpt::Bytes* bits) {
+  const size_t whole = counterpart_.map->bits().size();
+  do {
+    ckpt::DiskAsk ask;
+    ask.offset = bits->size();
+    ask.key = key_;
+    counterpart_.inquiry->ask(ask);
+    ckpt::DiskTell tell;
+    REMUSD_TRY(counterpart_.inquiry->answer(&answer_, &tell));
+    const bool follows = tell.kind == ask.kind && tell.offset == ask.offset &&
+                         tell.region_bytes == counterpart_.map->region_bytes() &&
+                         (bits->empty() || tell.point == *point);
+    // It has no map of such disks, or its point has changed: then everything may differ.
+    if (!follows || tell.point == ckpt::SessionId{} || tell.data.empty()) {
+      *point = {};
+      return {};
+    }
+    *point = tell.point;
+    ckpt::put_bytes(tell.data, bits);
+  } while (bits->size() < whole);
+  return {};
+}
+
+void Copier::ask(const Span& span, uint64_t offset) {
+  ckpt::DiskAsk ask;
+  ask.kind = ckpt::DiskAskKind::blocks;
+  ask.disk = static_cast<uint16_t>(span.disk);
+  ask.offset = offset;
+  ask.bytes = span.offset + span.bytes - offset;
+  ask.key = key_;
+  counterpart_.inquiry->ask(ask);
+}
+
+/// The backup reads what comes next while this side compares.
+Status Copier::compare(const Span& span) {
+  const uint64_t end = span.offset + span.bytes;
+  const LocalFile& file = files_[span.disk];
+  LocalMedium disk(&file);
+  ask(span, span.offset);
+  for (uint64_t offset = span.offset; offset < end;) {
+    ckpt::DiskTell tell;
+    REMUSD_TRY(counterpart_.inquiry->answer(&answer_, &tell));
+    const bool right = tell.kind == ckpt::DiskAskKind::blocks && tell.disk == span.disk &&
+                       tell.offset == offset && tell.bytes <= end - offset &&
+                       (tell.bytes == end - offset || tell.bytes % ckpt::kDiskBlockBytes == 0);
+    if (!right) return {Code::corrupt, "the backup tells of another part of its disks than it was asked for"};
+    if (offset + tell.bytes < end) ask(span, offset + tell.bytes);
+    // Unmarked before it is read: what is written from here on is marked anew.
+    looked_at(span.disk, offset, tell.bytes);
+    REMUSD_TRY(
+        compare_blocks(disk, tell, key_, &buffer_, [this](const ckpt::DiskRun& run) { return add(run); }));
+    offset += tell.bytes;
+  }
+  return {};
+}
+
+void Copier::looked_at(size_t disk, uint64_t offset, uint64_t bytes) {
+  marks_[disk].unmark(offset, bytes);
+  const std::lock_guard lock(mutex_);
+  progress_.copied_bytes += bytes;
+}
+
+Status Copier::copy_marked() {
   for (size_t disk = 0; disk < files_.size(); ++disk) {
-    Marks& marks = marks_[disk];
-    for (uint64_t region = 0; region < marks.regions;) {
-      std::atomic<uint64_t>& word = marks.words[region / kWordRegions];
-      const uint64_t bit = uint64_t{1} << region % kWordRegions;
-      if (!first && word.load() == 0) {
-        region = (region / kWordRegions + 1) * kWordRegions;
-        continue;
-      }
-      // Cleared before it is read: what is written from here on is marked anew.
-      const bool marked = (word.fetch_and(~bit) & bit) != 0;
-      if (first || marked) {
-        const uint64_t offset = region * marks.region_bytes;
-        const uint64_t bytes = std::min(marks.region_bytes, files_[disk].bytes() - offset);
-        REMUSD_TRY(copy_region(disk, offset, bytes));
-        const std::lock_guard lock(mutex_);
-        (first ? progress_.copied_bytes : progress_.again_bytes) += bytes;
-      }
-      ++region;
+    uint64_t at = 0, offset = 0, bytes = 0;
+    // Cleared before it is read: what is written from here on is marked anew.
+    while (marks_[disk].take(&at, &offset, &bytes)) {
+      REMUSD_TRY(copy_region(disk, offset, bytes));
+      const std::lock_guard lock(mutex_);
+      progress_.again_bytes += bytes;
     }
   }
   return {};
@@ -156,6 +235,10 @@ Status Copier::copy_region(size_t disk, uint64_t offset, uint64_t bytes) {
 }
 
 Status Copier::add(const ckpt::DiskRun& run) {
+  {
+    const std::lock_guard lock(mutex_);
+    progress_.changed_bytes += run.bytes;
+  }
   if (body_.add(run)) return {};
   REMUSD_TRY(hand_over());
   REMUSD_ASSERT(body_.add(run), "an empty body has room for a run");

@@ -38,6 +38,18 @@ Disks::Disks(std::vector<LocalFile> files, const DisksOptions& options)
 Disks::~Disks() {
   replica_.reset();  // its threads may let flushes go
   server_.reset();   // before the tap, which it tells of changes
+  point_.reset();    // nobody writes any more
+}
+
+Status Disks::open_map() {
+  if (options_.map_path.empty()) return {};
+  SyncPointOptions options;
+  options.path = options_.map_path;
+  REMUSD_ASSIGN(point_, SyncPoint::open(options, files_, tap_, [this] {
+                  if (server_) server_->retry();
+                }));
+  tap_.guard(point_.get());
+  return {};
 }
 
 Result<std::unique_ptr<Disks>> Disks::open_files(const std::vector<DiskFile>& disks,
@@ -67,12 +79,6 @@ Status Disks::serve(const std::vector<DiskFile>& disks) {
   return {};
 }
 
-Media Disks::media() const {
-  Media media;
-  for (const LocalFile& file : files_) media.push_back(std::make_shared<LocalMedium>(&file));
-  return media;
-}
-
 /// After it the journal is gone: the guest's own writes are none of its business.
 Status Disks::settle_journal() {
   const std::string& path = options_.journal_path;
@@ -80,7 +86,7 @@ Status Disks::settle_journal() {
   REMUSD_ASSIGN(const LocalFile file, LocalFile::open(path));
   LocalMedium medium(&file);
   Recovered recovered;
-  REMUSD_TRY(recover(medium, media(), &recovered).with_context("bring " + path + " to the disks"));
+  REMUSD_TRY(recover(medium, media_of(files_), &recovered).with_context("bring " + path + " to the disks"));
   if (recovered.state == ReplicaState::inconsistent)
     return {Code::unsafe, "the disks hold half a first sync (" + path +
                               "): nobody's state; copy them from where the guest ran, then remove that file"};
@@ -91,6 +97,7 @@ Status Disks::settle_journal() {
 Result<std::unique_ptr<Disks>> Disks::open(const std::vector<DiskFile>& disks, const DisksOptions& options) {
   REMUSD_ASSIGN(std::unique_ptr<Disks> made, open_files(disks, options));
   REMUSD_TRY(made->settle_journal());
+  REMUSD_TRY(made->open_map());
   REMUSD_TRY(made->serve(disks));
   return made;
 }
@@ -105,17 +112,63 @@ Result<std::unique_ptr<Disks>> Disks::open_replica(const std::vector<DiskFile>& 
   made->journal_ = std::make_unique<LocalFile>(std::move(file));
   Disks* disks_of_it = made.get();
   made->changed_ = std::move(changed);
+  REMUSD_TRY(made->open_map());
+  made->replay_journal();
+  if (made->point_) made->point_->begin_session(replica.session, /*turns=*/false);
   REMUSD_ASSIGN(made->replica_,
-                Replica::open(made->media(), std::make_shared<LocalMedium>(made->journal_.get()), replica,
-                              [disks_of_it] { disks_of_it->on_replica(); }));
+                Replica::open(media_of(made->files_), std::make_shared<LocalMedium>(made->journal_.get()),
+                              replica, [disks_of_it] { disks_of_it->on_replica(); }));
   made->told_by_ = made->replica_.get();
   REMUSD_TRY(made->serve(disks));
   return made;
 }
 
+/// An earlier replica's last epochs may be in its journal only: with them the disks are what the sync point's
+/// map says, without them everything may differ.
+void Disks::replay_journal() {
+  LocalMedium medium(journal_.get());
+  Recovered recovered;
+  const bool good = recover(medium, media_of(files_), &recovered).ok();
+  if (!good && point_) point_->forget();
+}
+
+void Disks::begin_session(const ckpt::SessionId& session) {
+  if (point_) point_->begin_session(session, /*turns=*/true);
+}
+void Disks::durable(uint64_t epoch) {
+  if (point_) point_->durable(epoch);
+}
+void Disks::end_session() {
+  if (point_) point_->end_session();
+}
+void Disks::forget_sync_point() {
+  if (point_) point_->forget();
+}
+
+Status Disks::ask(const ckpt::DiskAsk& ask) {
+  if (ask.kind == ckpt::DiskAskKind::blocks) return replica_->ask(ask);
+  REMUSD_TRY(map_answers_.asked());
+  ckpt::Bytes body;
+  if (point_) {
+    point_->tell(ask.offset, &body);
+  } else {
+    ckpt::DiskTell tell;
+    tell.offset = ask.offset;
+    tell.region_bytes = DirtyMap::region_bytes_for(sizes());
+    ckpt::encode(tell, &body);
+  }
+  map_answers_.put(std::move(body));
+  return {};
+}
+
+bool Disks::told(ckpt::Bytes* body) {
+  return map_answers_.take(body) || (replica_ && replica_->told(body));
+}
+
 /// A thread of the replica's.
 void Disks::on_replica() {
   const Replica* replica = told_by_.load();
+  if (replica != nullptr && point_) point_->durable(replica->durable_epoch());
   if (replica != nullptr && replica->released()) tap_.let_flushes();
   if (replica != nullptr && !replica->failure().ok()) {
     // Replayed later, it would go over what the guest was told to be durable.

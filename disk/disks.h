@@ -5,9 +5,9 @@
 // backup, what brings epochs to the files.
 //
 //   open() --the guest runs--> tap()
-//   open() --begin_replica()--> replica() --promote()--> the guest runs --> tap()
+//   open_replica() --> replica() --promote()--> the guest runs --> tap()
 //
-// Threads: begin_replica and promote belong to one thread; the rest may be called from any.
+// Threads: promote, ask and told belong to one thread; the rest may be called from any.
 #pragma once
 
 #include <atomic>
@@ -23,6 +23,7 @@
 #include "disk/local_file.h"
 #include "disk/nbd_server.h"
 #include "disk/replica.h"
+#include "disk/sync_point.h"
 #include "disk/tap.h"
 
 namespace remusd::disk {
@@ -40,6 +41,7 @@ struct DiskFile {
 struct DisksOptions {
   uint64_t limit_bytes = 64u << 20;  // of the tap (tap.h), and of a replica (replica.h)
   std::string journal_path;          // of the replica; empty: there is none
+  std::string map_path = {};         // of the sync point; empty: none is kept, a resync looks at everything
 };
 
 class Disks {
@@ -65,6 +67,21 @@ class Disks {
   /// and cannot be stopped before that.
   bool connected() const;
 
+  // Of the side on which the guest runs: what both sides have in common (sync_point.h).
+  void begin_session(const ckpt::SessionId& session);
+  void durable(uint64_t epoch);
+  void end_session();
+  /// The next resync looks at everything.
+  void forget_sync_point();
+  /// Null when none is kept.
+  const DirtyMap* map() const { return point_ ? &point_->map() : nullptr; }
+  /// Why the sync point was lost; ok when it was not.
+  Status map_failure() const { return point_ ? point_->failure() : Status(); }
+
+  // Of a replica: what it has. Answers come in order; `changed` is called when there is one.
+  Status ask(const ckpt::DiskAsk& ask);
+  bool told(ckpt::Bytes* body);
+
   /// Null once a guest runs on them.
   Replica* replica() { return promoted_ ? nullptr : replica_.get(); }
   ReplicaStats replica_stats() const { return replica_ ? replica_->stats() : ReplicaStats(); }
@@ -77,13 +94,16 @@ class Disks {
   static Result<std::unique_ptr<Disks>> open_files(const std::vector<DiskFile>& disks,
                                                    const DisksOptions& options);
   Status serve(const std::vector<DiskFile>& disks);
+  Status open_map();
   Status settle_journal();
-  Media media() const;
+  void replay_journal();
   void on_replica();
 
   const std::vector<LocalFile> files_;
   const DisksOptions options_;
   Tap tap_;
+  std::unique_ptr<SyncPoint> point_;
+  Answers map_answers_;
   std::unique_ptr<LocalFile> journal_;
   std::atomic<Replica*> told_by_{nullptr};  // replica_, for its own callback
   std::mutex changed_mutex_;

@@ -67,20 +67,8 @@ Status make_journal_file(const std::string& path, uint64_t bytes) {
   if (bytes < kMinJournalBytes || bytes > kMaxJournalBytes)
     return {Code::invalid,
             "journal " + path + ": " + std::to_string(bytes) + " bytes are not within 64 KiB to 16 GiB"};
-  if (std::error_code none; std::filesystem::exists(path, none)) return {};
-  const auto rounded = static_cast<off_t>((bytes + kJournalBlockBytes - 1) & ~(kJournalBlockBytes - 1));
-  // Complete under another name first: a file that is there has all of its room.
-  const std::string made = path + ".new";
-  const ScopedFd file(::open(made.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!file) return Status::from_errno("make journal " + made);
-  if (const int error = ::posix_fallocate(file.get(), 0, rounded); error != 0)
-    return Status::from_errno("make room for journal " + made, error);
-  if (::fsync(file.get()) != 0) return Status::from_errno("flush journal " + made);
-  if (::rename(made.c_str(), path.c_str()) != 0) return Status::from_errno("name journal " + path);
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  const ScopedFd parent(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!parent || ::fsync(parent.get()) != 0) return Status::from_errno("flush the folder of journal " + path);
-  return {};
+  const uint64_t rounded = (bytes + kJournalBlockBytes - 1) & ~(kJournalBlockBytes - 1);
+  return make_whole_file(path, rounded).with_context("journal");
 }
 
 Result<JournalHeader> look_at_journal(Medium& file) {

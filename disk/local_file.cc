@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 
 namespace remusd::disk {
 namespace {
@@ -137,6 +138,22 @@ Result<LocalFile::Run> LocalFile::next_data(uint64_t offset) const {
   const off_t end = ::lseek(fd(), begin, SEEK_HOLE);
   if (end < 0) return failed("look for a hole in", static_cast<uint64_t>(begin), bytes_ - offset);
   return Run{static_cast<uint64_t>(begin), std::min(static_cast<uint64_t>(end), bytes_)};
+}
+
+Status make_whole_file(const std::string& path, uint64_t bytes) {
+  if (std::error_code none; std::filesystem::exists(path, none)) return {};
+  // Complete under another name first: a file that is there has all of its room.
+  const std::string made = path + ".new";
+  const ScopedFd file(::open(made.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (!file) return Status::from_errno("make " + made);
+  if (const int error = ::posix_fallocate(file.get(), 0, static_cast<off_t>(bytes)); error != 0)
+    return Status::from_errno("make room for " + made, error);
+  if (::fsync(file.get()) != 0) return Status::from_errno("flush " + made);
+  if (::rename(made.c_str(), path.c_str()) != 0) return Status::from_errno("name " + path);
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  const ScopedFd parent(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!parent || ::fsync(parent.get()) != 0) return Status::from_errno("flush the folder of " + path);
+  return {};
 }
 
 }  // namespace remusd::disk

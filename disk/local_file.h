@@ -56,4 +56,7 @@ class LocalFile {
   bool read_only_ = false;
 };
 
+/// Makes a file with room for all of it, and its name, durably; one that is there stays as it is.
+Status make_whole_file(const std::string& path, uint64_t bytes);
+
 }  // namespace remusd::disk

@@ -6,6 +6,7 @@
 
 #include "ckpt/disk_codec.h"
 #include "ckpt/thread.h"
+#include "disk/digests.h"
 
 namespace remusd::disk {
 namespace {
@@ -102,6 +103,25 @@ Status Replica::commit(uint64_t epoch, std::vector<Bytes>&& bodies, uint64_t gen
                                       " bytes of the journal, which has " + std::to_string(log_bytes_) +
                                       ": make it larger");
   return take(Kind::epoch, epoch, generation, std::move(bodies));
+}
+
+Status Replica::ask(const ckpt::DiskAsk& ask) {
+  if (ask.disk >= disks_.size() || ask.offset >= disks_[ask.disk]->bytes())
+    return {Code::corrupt, "what is asked for lies outside the disks"};
+  Item item{Kind::ask, 0, 0, {}};
+  item.ask = std::make_unique<ckpt::DiskAsk>(ask);
+  item.kept_bytes = sizeof item + sizeof ask;
+  {
+    const Lock lock(mutex_);
+    if (draining_ || !failure_.ok()) return {};  // Nobody waits for it any more.
+    REMUSD_TRY(answers_.asked());
+    queued_bytes_ += item.kept_bytes;
+    item.epoch = committed_epoch_;
+    items_.push_back(std::move(item));
+    ++taken_;
+  }
+  wake_both();
+  return {};
 }
 
 bool Replica::await_room(Time deadline) {
@@ -214,7 +234,9 @@ void Replica::run_replica() {
       continue;
     }
     stats_.behind_bytes -= next.body_bytes;
-    if (next.kind == Kind::sync) {
+    if (next.kind == Kind::ask) {
+      tell(lock);
+    } else if (next.kind == Kind::sync) {
       stats_.synced_body_bytes += next.body_bytes;
       unflushed_bytes_ += next.body_bytes;
     } else {
@@ -227,6 +249,11 @@ void Replica::run_replica() {
 }
 
 Status Replica::apply(const Item& item) {
+  if (item.kind == Kind::ask) {
+    Bytes body;
+    REMUSD_TRY(tell_blocks(*disks_[item.ask->disk], *item.ask, applied_epoch_, &body));
+    answers_.put(std::move(body));
+  }
   for (const Bytes& body : item.bodies) {
     REMUSD_TRY(ckpt::apply_disk(body, [this](const ckpt::DiskRun& run) {
       applied_bytes_ += run.bytes;
@@ -241,7 +268,7 @@ Status Replica::apply(const Item& item) {
 
 bool Replica::may_log() {
   if (!failure_.ok() || logged_ == taken_) return false;
-  if (!draining_ || item(logged_).kind == Kind::sync) return true;
+  if (!draining_ || item(logged_).kind == Kind::sync || item(logged_).kind == Kind::ask) return true;
   // Then what is left to do is to log what drain() goes ahead of; there may be no time to make room for it.
   return item(logged_).kind == Kind::epoch && !log_full_;
 }
@@ -266,6 +293,9 @@ Status Replica::log_next(Lock& lock) {
       return log_syncs(lock);
     case Kind::first:
       return log_first(lock);
+    case Kind::ask:
+      ++logged_;
+      return {};
     case Kind::epoch:
       break;
   }
@@ -309,6 +339,7 @@ Status Replica::log_first(Lock& lock) {
   log_epoch_ = durable_epoch_ = 1;
   log_generation_ = generation;
   ++logged_;
+  tell(lock);
   return {};
 }
 

@@ -8,8 +8,7 @@
 //   sync:    written straight to the disks. The journal says `inconsistent` before the first byte is.
 //   commit 1: once the disks are flushed the journal says `consistent`.
 //   commit k: into the journal, which is flushed (for all that wait at once), then to the disks. An epoch
-//   that
-//            changes nothing passes in its turn and costs no I/O.
+//            that changes nothing passes in its turn and costs no I/O.
 //   drain:   what was committed goes to the disks without waiting for the journal.
 //   release: the disks are flushed and the journal says `released`, behind the guest's back.
 //
@@ -17,23 +16,16 @@
 // answered before released(): until then a loss of power brings the journal back over what it wrote, which it
 // may only see as writes that were lost, as with any disk.
 //
-// What drain() gives up: epochs that had not been flushed to the journal when it was called reach the disks
-// out of its order. When this host loses power before released(), after it lost its primary, the disks may be
-// a mixture of those epochs, which the journal cannot tell. It is a second fault within the time of a flush.
-// It can be told: the arbiter's record names this node for a generation above the journal's, which does not
-// say `released`. Such disks are as after a crash of a host whose disk lied about flushes.
+// docs/architecture.md tells what drain() gives up when this host loses power before released().
 //
 // The bound: nothing is refused while queued_bytes() <= limit_bytes(). Above it whoever commits withholds its
 // acknowledgement, and in a first sync, which has none, reads no more from its peer: await_room(), or
 // `changed`, tells when to go on. Whoever does neither is stopped at kHardLimit times the limit: that is a
-// failure. So what is kept is at most kHardLimit * limit_bytes and the bodies of one call, with 5 MiB for
-// encoding and decoding; and for a caller that keeps to it limit_bytes, and what a peer may send that waits
-// for one acknowledgement.
+// failure. What is kept is at most that and the bodies of one call, with 5 MiB for encoding and decoding.
 //
 // A failure of a disk or of the journal is final, what came after it is neither applied nor counted, and no
-// flush is tried again. One exception: when the journal alone has failed, drain() still brings what was taken
-// (and acknowledged) to the disks, since it needs no journal; release() then fails, and whoever lets the
-// guest run must remove the journal's file first.
+// flush is tried again. But when the journal alone has failed, drain() still brings what was taken to the
+// disks; release() then fails, and whoever lets the guest run must remove the journal's file first.
 //
 // Threads: "replica" writes to the disks, "journal" appends and does all flushing, so that no flush that
 // hangs holds up drain(). sync, commit, drain and release belong to one thread, the rest to any.
@@ -51,6 +43,7 @@
 #include <vector>
 
 #include "ckpt/clock.h"
+#include "disk/answers.h"
 #include "disk/journal.h"
 #include "disk/replica_stats.h"
 
@@ -66,7 +59,8 @@ class Replica {
  public:
   static constexpr size_t kHardLimit = 4;
 
-  /// `changed` is called, without a lock, when it failed, when there is room again, and when it is released:
+  /// `changed` is called, without a lock, when it failed, when there is room again, when there is an answer,
+  /// when epoch 1 is durable and when it is released:
   /// on a thread of the replica's, or inside of commit(). It may ask for failure() and the numbers only.
   static Result<std::unique_ptr<Replica>> open(Media disks, std::shared_ptr<Medium> journal,
                                                const ReplicaOptions& options,
@@ -81,6 +75,11 @@ class Replica {
   Status sync(ckpt::Bytes&& body);
   /// The bodies of a whole epoch, one more than the last. Epoch 1: what is not synced yet.
   Status commit(uint64_t epoch, std::vector<ckpt::Bytes>&& bodies, uint64_t generation);
+
+  /// What the disks hold, after all that was taken before: a `blocks` ask; told() has the answer's body, once
+  /// `changed` is called. `corrupt` outside the disks, `exhausted` when too much is asked at once.
+  Status ask(const ckpt::DiskAsk& ask);
+  bool told(ckpt::Bytes* body) { return answers_.take(body); }
 
   /// Returns when all that was committed is in the local files, or `timed_out`. Nothing is committed after.
   /// May be called again. REQUIRES: epoch 1 is committed.
@@ -102,13 +101,14 @@ class Replica {
   ReplicaStats stats() const;
 
  private:
-  enum class Kind : uint8_t { sync, first, epoch };
+  enum class Kind : uint8_t { sync, first, epoch, ask };
   struct Item {
     Kind kind = Kind::sync;
     uint64_t epoch = 0, generation = 0;
     std::vector<ckpt::Bytes> bodies;
     size_t kept_bytes = 0;  // of memory
     size_t body_bytes = 0;
+    std::unique_ptr<ckpt::DiskAsk> ask{};
   };
   using Lock = std::unique_lock<std::mutex>;
 
@@ -125,7 +125,6 @@ class Replica {
   void run_replica();
   bool may_apply();
   Status apply(const Item& item);
-
   void run_journal();
   bool may_log();
   bool may_release() const { return release_asked_ && !released_ && failure_.ok(); }
@@ -147,11 +146,12 @@ class Replica {
   mutable std::mutex mutex_;
   std::condition_variable wake_, to_apply_;  // all others, and the replica's thread
   std::deque<Item> items_;                   // of which the threads hold references without the lock
-  // Items are numbered from 0; these are the first that are not: forgotten, logged, applied, taken.
+  // Numbers of items, from 0: the first that are not forgotten, logged, applied, taken.
   uint64_t first_ = 0, logged_ = 0, applied_ = 0, taken_ = 0;
   uint64_t committed_epoch_ = 0, log_epoch_ = 0, log_generation_ = 0, unflushed_bytes_ = 0;
   bool marked_ = false, draining_ = false, release_asked_ = false, quit_ = false;
   bool tell_room_ = false, disk_failed_ = false, disk_flush_failed_ = false, log_full_ = false;
+  Answers answers_;
   Status failure_;
   ReplicaStats stats_;
 

@@ -8,6 +8,7 @@
 namespace remusd::disk {
 
 bool Tap::changing(const Change& change, std::span<const std::byte> data) {
+  if (gate_ != nullptr && !gate_->touch(change)) return false;
   const std::lock_guard lock(mutex_);
   if (mode_ == Mode::logging) {
     // A change larger than the bound is taken alone.
@@ -23,6 +24,8 @@ bool Tap::changing(const Change& change, std::span<const std::byte> data) {
     ++unlogged_;
     if (mark_) mark_(change);
   }
+  if (watch_) watch_(change);
+  newest_change_ = change.sequence;
   under_way_.emplace(change.sequence, mode_ == Mode::logging);
   return true;
 }
@@ -33,6 +36,7 @@ void Tap::changed(const Change& change) {
   REMUSD_ASSERT(one != under_way_.end(), "what is done has begun");
   const bool logged = one->second;
   under_way_.erase(one);
+  if (watch_) watch_(change);
   if (logged) return;
   --unlogged_;
   // It may have been copied between its beginning and now.
@@ -81,7 +85,25 @@ void Tap::log() {
   if (mode_ == Mode::off) return;  // It has ended meanwhile.
   REMUSD_ASSERT(mode_ == Mode::marking, "the disks are copied before changes are logged");
   mode_ = Mode::logging;
-  last_sealed_ = 0;
+  last_sealed_ = acked_ = 0;
+}
+
+TapPosition Tap::position() const {
+  const std::lock_guard lock(mutex_);
+  TapPosition position{last_sealed_ + 1, newest_change_, UINT64_MAX};
+  if (!under_way_.empty()) position.oldest_under_way = under_way_.begin()->first;
+  return position;
+}
+
+void Tap::watch(std::function<void(const Change& change)> watch) {
+  const std::lock_guard lock(mutex_);
+  watch_ = std::move(watch);
+}
+
+bool Tap::await_acked(uint64_t epoch, Time deadline) const {
+  std::unique_lock lock(mutex_);
+  acked_changed_.wait_until(lock, deadline, [&] { return mode_ != Mode::logging || acked_ >= epoch; });
+  return mode_ == Mode::logging && acked_ >= epoch;
 }
 
 uint64_t Tap::unlogged() const {
@@ -147,7 +169,9 @@ void Tap::acked(uint64_t epoch) {
       sealed_.pop_front();
     }
     retry = any && take_waiting();
+    acked_ = epoch;
   }
+  acked_changed_.notify_all();
   if (retry) retry_();
 }
 
@@ -166,6 +190,7 @@ void Tap::off() {
     sealed_bytes_ = 0;
     retry = take_waiting();
   }
+  acked_changed_.notify_all();
   if (retry) retry_();
 }
 

@@ -16,9 +16,10 @@
 // cannot stand before its requests are done, and it has but a few of them.
 //
 // Threads: Observer's calls from the server's thread, mark, log, pausing, seal and resumed from the epoch
-// thread, next and acked from the ship thread; off and stats from any.
+// thread, next and acked from the ship thread; the rest from any.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -42,6 +43,21 @@ struct TapStats {
   int flush_error = 0;           // errno of one of those that failed; 0: none
 };
 
+/// How far the guest has come.
+struct TapPosition {
+  uint64_t open_epoch = 0;                 // takes the changes from now on
+  uint64_t newest_change = 0;              // sequence of the last one that was told
+  uint64_t oldest_under_way = UINT64_MAX;  // of those that are not done
+};
+
+/// Asked before anything else of a change happens. Server's thread; does not block.
+class ChangeGate {
+ public:
+  virtual ~ChangeGate() = default;
+  /// False: it waits, as for room.
+  virtual bool touch(const Change& change) = 0;
+};
+
 class Tap : public Observer {
  public:
   explicit Tap(uint64_t limit_bytes) : limit_bytes_(limit_bytes) {}
@@ -53,6 +69,8 @@ class Tap : public Observer {
   bool flush_may_wait() override;
   void flushed_later(int error) override;
 
+  /// Before the server starts; outlives it.
+  void guard(ChangeGate* gate) { gate_ = gate; }
   /// Called, without a lock, when changes that had to wait may be asked for again. Before the server starts.
   void on_room(std::function<void()> retry) { retry_ = std::move(retry); }
 
@@ -63,6 +81,11 @@ class Tap : public Observer {
   void log();
   /// Changes that began before log() and are not done yet.
   uint64_t unlogged() const;
+  TapPosition position() const;
+  /// Told of changes like mark()'s, in every mode, until it is null. One at a time.
+  void watch(std::function<void(const Change& change)> watch);
+  /// Waits until `epoch` is acknowledged. False: not by then, or nothing is logged any more.
+  bool await_acked(uint64_t epoch, Time deadline) const;
   /// No flush may be answered before let_flushes(): what lies beneath is not the guest's alone yet. Once,
   /// before the guest runs.
   void hold_flushes();
@@ -94,18 +117,20 @@ class Tap : public Observer {
 
   const uint64_t limit_bytes_;
   std::function<void()> retry_;
+  ChangeGate* gate_ = nullptr;
   ckpt::DiskBody body_;  // ship thread
 
   mutable std::mutex mutex_;
+  mutable std::condition_variable acked_changed_;
   Mode mode_ = Mode::off;
-  std::function<void(const Change& change)> mark_;
+  std::function<void(const Change&change)> mark_, watch_;
   std::map<uint64_t, bool>
       under_way_;          // changes by their sequence: whether they are in a log of this session
   uint64_t unlogged_ = 0;  // of them, those that are not
   bool pausing_ = false, waiting_ = false, holds_flushes_ = false;
   EpochLog open_;
   std::deque<std::shared_ptr<Sealed>> sealed_;
-  uint64_t sealed_bytes_ = 0, last_sealed_ = 0;
+  uint64_t sealed_bytes_ = 0, last_sealed_ = 0, newest_change_ = 0, acked_ = 0;
   TapStats stats_;
 };
 

@@ -80,7 +80,7 @@ Result<std::unique_ptr<Protection>> Protection::start(guest::Guest& guest,
   handshake.memory_bytes = guest.memory().size();
   handshake.hello.features = (options.shadow_bytes > 0 ? ckpt::kFeatureDelta : 0) |
                              (options.seed ? ckpt::kFeatureSeed : 0) |
-                             (options.disks != nullptr ? ckpt::kFeatureDisk : 0);
+                             (options.disks != nullptr ? ckpt::kFeatureDisk | ckpt::kFeatureDiskTell : 0);
   handshake.hello.features_required = options.disks != nullptr ? ckpt::kFeatureDisk : 0;
   handshake.hello.session = make_session_id();
   handshake.hello.node = options.node;
@@ -111,6 +111,9 @@ void Protection::order_failover() {
 }
 void Protection::order_switchover() {
   impl_->ship_.order(ckpt::OrderKind::switchover);
+}
+void Protection::verify_disks() {
+  impl_->ship_.verify_disks();
 }
 void Protection::force() {
   impl_->ship_.force();

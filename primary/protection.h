@@ -15,6 +15,7 @@
 #include "ckpt/link.h"
 #include "disk/copier.h"
 #include "disk/disks.h"
+#include "disk/verifier.h"
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
 #include "primary/pacer.h"
@@ -73,6 +74,8 @@ struct Snapshot {
   uint64_t shadow_used_bytes = 0, shadow_limit_bytes = 0;
   uint64_t memory_bytes = 0;     // what this protection holds beyond the guest's own, at most
   disk::CopyProgress disk_sync;  // zeros without disks
+  disk::VerifyProgress disk_verify;
+  uint64_t disk_verifies = 0;  // that were ordered; the newest is what disk_verify tells of
   std::string tracker;
   std::string note;  // why an order was not followed, or what the arbiter said last; empty: nothing
 };
@@ -106,6 +109,9 @@ class Protection {
   /// The same after a last epoch, from which on the guest stands: nothing that it did is lost, and what comes
   /// for it meanwhile is passed on. When the backup does not take over within 2 s the guest runs on here.
   void order_switchover();
+  /// Compares the guest's disks with their replica while it runs; Snapshot::disk_verify tells what came of
+  /// it. Does not wait.
+  void verify_disks();
   /// Takes an operator's word that nobody else runs the guest, where the right to run is being decided.
   void force();
   /// Ends the threads: the guest and its gate are not touched any more, whoever else still holds this object

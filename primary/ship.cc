@@ -55,6 +55,7 @@ Status Ship::start() {
     REMUSD_ASSIGN(shadow_, ckpt::Shadow::make(memory_pages, config_.options.shadow_bytes));
     snapshot_.shadow_limit_bytes = shadow_->limit_bytes();
   }
+  config_.session = config_.handshake.hello.session;
   handshake_ = std::make_unique<Handshake>(std::move(config_.handshake));
   snapshot_.generation = config_.generation;
   snapshot_.memory_bytes = staging_->limit_bytes() +
@@ -101,6 +102,14 @@ void Ship::force() {
   wake();
 }
 
+void Ship::verify_disks() {
+  {
+    const std::lock_guard lock(mailbox_mutex_);
+    mailbox_.verify_disks = true;
+  }
+  wake();
+}
+
 void Ship::quit() {
   if (!thread_.joinable()) return;
   {
@@ -128,6 +137,7 @@ void Ship::run() {
   end_disks();
   capture_.reset();  // Waits for the driver call that is under way, then the guest runs on.
   copier_.reset();
+  verifier_.reset();
   end_disks();  // The copier may have let it log just now.
   if (link_) link_->close(Status(Code::unavailable, "protection ended"));
   if (arbiter_thread_.joinable()) arbiter_thread_.join();
@@ -174,6 +184,7 @@ bool Ship::serve_mail() {
   if (mail.order == ckpt::OrderKind::failover) carry_out(core_.order_failover(now));
   if (mail.order == ckpt::OrderKind::switchover) carry_out(core_.order_switchover(now));
   if (mail.force) carry_out(core_.force());
+  if (mail.verify_disks) begin_verify();
   if (mail.unprotect) carry_out(core_.unprotect(*mail.unprotect, now));
   return !mail.quit;
 }
@@ -224,6 +235,7 @@ void Ship::let_run() {
 bool Ship::pump(Time now) {
   const bool open = link_->open() && !close_at_;
   if (open && handshake_ != nullptr) return pump_handshake();
+  if (open) send_questions();
   const uint64_t until = sender_->queued_bytes() + kPumpBytes;
   while (sender_->queued_bytes() < until) {
     const bool discard = !open || !core_.may_send();
@@ -314,6 +326,8 @@ Status Ship::on_frame(const ckpt::FrameView& frame) {
 
 Status Ship::on_ready(Time now) {
   const uint64_t features = handshake_->features();
+  if (config_.options.disks != nullptr && (features & ckpt::kFeatureDiskTell) != 0)
+    inquiry_ = std::make_unique<disk::Inquiry>([this] { wake(); });
   handshake_.reset();
   if (shadow_ && (features & ckpt::kFeatureDelta) != 0) sender_->use_deltas(&*shadow_);
   if ((features & ckpt::kFeatureSeed) != 0) {
@@ -349,6 +363,7 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       if (core_.acked_epoch() > before) {
         last_ack_ = now;
         sender_->on_ack(core_.acked_epoch(), now);
+        if (config_.options.disks != nullptr) config_.options.disks->durable(ack.applied_epoch);
       }
       return Status::ok_status();
     }
@@ -369,6 +384,8 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       if (order.kind == ckpt::OrderKind::switchover) carry_out(core_.order_switchover(now));
       return Status::ok_status();
     }
+    case FrameType::disk_tell:
+      return inquiry_ ? inquiry_->told(frame.body) : Status::ok_status();
     case FrameType::progress:
       return Status::ok_status();  // What was sent says as much; the frame was a sign of life.
     default:
@@ -416,27 +433,10 @@ void Ship::start_epochs() {
   options.sync_rounds = config_.options.sync_rounds;
   options.seed = seed_ != nullptr;
   options.on_event = config_.callbacks.on_guest_event;
-  if (disk::Disks* disks = config_.options.disks; disks != nullptr) {
-    copier_ = std::make_unique<disk::Copier>(disks->files(), disks->tap(),
-                                             config_.options.disk_sync_bytes_per_second, [this] { wake(); });
-    if (seed_ == nullptr) send_disks();
-    options.tap = &disks->tap();
-    options.copier = copier_.get();
-  }
+  start_disks(&options);
   capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
   epochs_gone_ = false;
   capture_->start();
-}
-
-/// Nothing of an epoch may come before the backup has told all that it has.
-void Ship::send_disks() {
-  sender_->use_disks(&config_.options.disks->tap(), copier_.get());
-}
-
-/// Nothing is kept for the backup any more, and nothing of the guest waits for it.
-void Ship::end_disks() {
-  if (copier_) copier_->stop();
-  if (config_.options.disks != nullptr) config_.options.disks->tap().off();
 }
 
 void Ship::carry_out(const Actions& actions) {

@@ -35,6 +35,7 @@ class Ship {
     Callbacks callbacks;
     uint64_t generation = 0;
     Handshake::Config handshake;
+    ckpt::SessionId session{};  // of its HELLO; set by start()
   };
   Ship(guest::Guest& guest, netbuf::NetBuffer& net, arbiter::Arbiter& arbiter, Config config);
   /// REQUIRES: quit() was called when start() was.
@@ -49,6 +50,7 @@ class Ship {
   void unprotect(const std::string& reason);
   void order(ckpt::OrderKind kind);
   void force();
+  void verify_disks();
   Snapshot snapshot() const;
   /// Waits until the state is final, at most until `deadline`.
   bool wait_final(Time deadline) const;
@@ -61,8 +63,9 @@ class Ship {
     std::optional<ckpt::OrderKind> order;
     bool force = false;
     bool quit = false;
+    bool verify_disks = false;
     std::optional<arbiter::Answer> answer;
-    bool any() const { return unprotect || order || force || quit || answer; }
+    bool any() const { return unprotect || order || force || quit || verify_disks || answer; }
   };
 
   void run();
@@ -86,8 +89,11 @@ class Ship {
   void carry_out(const Action& action);
   void ask(uint64_t expected_generation);
   void start_epochs();
+  void start_disks(CaptureOptions* options);
   void send_disks();
+  void send_questions();
   void end_disks();
+  void begin_verify();
   void send_goodbye();
   void close_link();
   void publish();
@@ -102,10 +108,12 @@ class Ship {
   // Ship thread only, but for construction.
   std::unique_ptr<Staging> staging_;
   Core core_;
-  std::unique_ptr<Handshake> handshake_;  // until READY
-  std::unique_ptr<ckpt::Link> link_;      // from the connection to the end, also when it is closed
-  std::optional<ckpt::Shadow> shadow_;    // unless deltas are switched off
-  std::unique_ptr<disk::Copier> copier_;  // from the first epoch on, when there are disks
+  std::unique_ptr<Handshake> handshake_;      // until READY
+  std::unique_ptr<ckpt::Link> link_;          // from the connection to the end, also when it is closed
+  std::optional<ckpt::Shadow> shadow_;        // unless deltas are switched off
+  std::unique_ptr<disk::Inquiry> inquiry_;    // when the backup tells what its disks hold
+  std::unique_ptr<disk::Copier> copier_;      // from the first epoch on, when there are disks
+  std::unique_ptr<disk::Verifier> verifier_;  // once it was ordered, the newest
   std::unique_ptr<Sender> sender_;
   std::unique_ptr<Capture> capture_;
   std::unique_ptr<SeedMap> seed_;  // until it is complete; the backup then waits for the first pass
@@ -114,6 +122,7 @@ class Ship {
   ckpt::FrameType pending_type_ = ckpt::FrameType::hello;
   ckpt::Bytes pending_;  // a handshake frame that found no room
   bool pending_set_ = false;
+  ckpt::Bytes question_;     // about disks, that found no room
   bool epochs_gone_ = true;  // no epoch thread that will still put items
   bool drain_before_close_ = false;
   std::optional<Time> close_at_;

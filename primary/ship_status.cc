@@ -44,6 +44,7 @@ void Ship::publish() {
           link_->open() ? config_.options.link.send_queue_bytes - link_->send_space() : 0;
     }
     if (copier_) snapshot_.disk_sync = copier_->progress();
+    if (verifier_) snapshot_.disk_verify = verifier_->progress();
     if (capture_) {
       snapshot_.sync_total_pages = capture_->sync_total_pages();
       snapshot_.resync_pages_total = seeded_pages_;

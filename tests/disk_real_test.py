@@ -8,6 +8,7 @@ pair_real_test.py needs. Numbers in brackets are those of the faults that a test
 
 import filecmp
 import os
+import signal
 import sys
 import time
 import unittest
@@ -38,6 +39,27 @@ def write_more(client, answers=40):
 
     goal = least() + answers
     wait_until(f"{answers} answers from the disk", lambda: least() >= goal, 60)
+
+
+def blocks_that_differ(a, b, block=4096):
+    differing = 0
+    with open(a, "rb") as one, open(b, "rb") as other:
+        while left := one.read(1 << 20):
+            right = other.read(1 << 20)
+            if left != right:
+                differing += sum(left[at:at + block] != right[at:at + block]
+                                 for at in range(0, len(left), block))
+    return differing
+
+
+def empty_block(path, block=4096):
+    """Where a block of zeros is that nobody is likely to write to soon: in the last half of the disk."""
+    with open(path, "rb") as file:
+        for at in range(os.path.getsize(path) * 3 // 4, os.path.getsize(path), block):
+            file.seek(at)
+            if not any(file.read(block)):
+                return at
+    raise AssertionError("the disk is full")
 
 
 class Disk(unittest.TestCase):
@@ -86,6 +108,46 @@ class Disk(unittest.TestCase):
 
             # The guest's own system still writes now and then.
             wait_until("both disks to be equal", equal, 30)
+
+    def test_a_resync_copies_what_differs(self):  # [38]
+        with world_of() as world:
+            client = boot(world, on_disk())
+            protect(world)
+            self.assertFalse(world.a.status()["disks"]["sync"]["by_map"])
+            write_more(client)
+            _, end = world.a.kill()
+            self.assertTrue(go_on(client, end))
+            write_more(client, 100)
+            # Who asks for nothing has nothing written; the guest's own system comes to rest soon.
+            client.process.send_signal(signal.SIGSTOP)
+            try:
+                wait_until("the guest's disk to be at rest",
+                           lambda: time.time() - os.stat(world.disk_of("b")).st_mtime > 6, 90)
+                differed = 4096 * blocks_that_differ(world.disk_of("a"), world.disk_of("b"))
+                world.a.start()
+                world.b.must("wait", "vm1", "--state", "protected", "--timeout", "60s")
+                sync = world.b.status()["disks"]["sync"]
+            finally:
+                client.process.send_signal(signal.SIGCONT)
+            self.assertTrue(sync["by_map"], sync)
+            self.assertGreater(differed, 0)
+            self.assertLessEqual(sync["changed_bytes"], 1.2 * differed, sync)
+            print(f"resync: {differed} bytes differed, {sync['changed_bytes']} copied, "
+                  f"{sync['total_bytes']} looked at", file=sys.stderr)
+
+            self.assertIn("no difference", world.b.must("resync", "vm1", "--verify"))
+            place = empty_block(world.disk_of("a"))
+            with open(world.disk_of("a"), "r+b") as file:
+                file.seek(place)
+                file.write(b"x")
+            said = world.b.cli("resync", "vm1", "--verify")
+            self.assertEqual(said.returncode, 1, said.stdout)
+            self.assertIn(f"byte {place}", said.stdout)
+            world.b.must("resync", "vm1", timeout=60)
+            world.b.must("wait", "vm1", "--state", "protected", "--timeout", "60s")
+            sync = world.b.status()["disks"]["sync"]
+            self.assertFalse(sync["by_map"], sync)
+            self.assertIn("no difference", world.b.must("resync", "vm1", "--verify"))
 
     def test_the_replica_is_exactly_the_committed_epoch(self):
         with world_of(arbiter_timeout_ms=200) as world:
