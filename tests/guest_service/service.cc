@@ -17,8 +17,10 @@
 //   UDP 7003  as 7000, and the counter is the number of a record in a file on the disk, written and flushed
 //             before the answer; an audit reads the disk. {u32} -> {u64 in order, u64 records}
 //   UDP 7004  the same with a SQLite database: a committed row for each request
+//   UDP 7005  {u32 count, u32 every us}       -> {u64 count, u64 p50 ns, u64 mean ns} of so many flushed
+//                                                writes to the disk (see flushes.h), once all are done
 //
-// The last two only with a disk. Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S
+// The last three only with a disk. Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S
 // remusd.pages=N remusd.spin=0|1.
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -39,6 +41,7 @@
 #include <vector>
 
 #include "tests/guest_service/dirtier.h"
+#include "tests/guest_service/flushes.h"
 #include "tests/guest_service/hash.h"
 #include "tests/guest_service/ledger.h"
 
@@ -46,12 +49,12 @@ namespace remusd::guest_service {
 namespace {
 
 constexpr uint16_t kCountPort = 7000, kStreamPort = 7001, kLoadPort = 7002;
-constexpr uint16_t kRecordsPort = 7003, kDatabasePort = 7004;
+constexpr uint16_t kRecordsPort = 7003, kDatabasePort = 7004, kFlushesPort = 7005;
 // Only the root file system on a disk has it.
 constexpr const char* kDiskDirectory = "/data";
 constexpr size_t kMaxAudit = 64;
 constexpr uint64_t kRemembered = 1 << 20;  // Counters whose ids are kept.
-constexpr uint32_t kMaxMessage = 1 << 16;
+constexpr uint32_t kMaxMessage = 1 << 16, kMaxFlushes = 100'000;
 
 struct Entry {
   uint64_t id, counter;
@@ -145,6 +148,18 @@ void answer_ledger(Ledger* ledger, const std::byte* data, size_t size, std::vect
       append(entry);
     }
   }
+}
+
+void answer_flushes(const std::byte* data, size_t size, std::vector<std::byte>* reply) {
+  std::array<uint32_t, 2> request{};
+  if (size != sizeof request) return;
+  std::memcpy(request.data(), data, size);
+  if (request[0] > kMaxFlushes) return;
+  const auto times = time_flushes(std::string(kDiskDirectory) + "/flushes", request[0], request[1]);
+  if (!times) return;
+  const std::array<uint64_t, 3> answer = {times->count, times->p50_ns, times->mean_ns};
+  const auto* bytes = reinterpret_cast<const std::byte*>(answer.data());
+  reply->assign(bytes, bytes + sizeof answer);
 }
 
 bool receive_all(int fd, void* data, size_t size) {
@@ -256,6 +271,8 @@ int main() {
     static Database database(std::string(kDiskDirectory) + "/ledger.db");
     serve(kRecordsPort, &records);
     serve(kDatabasePort, &database);
+    const int flushes_fd = open_socket(SOCK_DGRAM, kFlushesPort);
+    std::thread([flushes_fd] { serve_datagrams(flushes_fd, answer_flushes); }).detach();
   }
   static Load load(open_socket(SOCK_DGRAM, kLoadPort));
   std::puts("remusd-guest ready");
