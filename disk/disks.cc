@@ -188,6 +188,7 @@ Status Disks::promote(Time deadline) {
   }
   promoted_ = true;
   tap_.hold_flushes();
+  server_->doubt();
   replica_->release();
   if (replica_->released()) tap_.let_flushes();
   return {};

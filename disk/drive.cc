@@ -155,6 +155,7 @@ void Drive::completed(Job* job, int result) {
 
 void Drive::made(Job* job, int error) {
   const size_t first = ready_.size();
+  ++made_;
   order_.remove(job, &ready_);
   owner_->changed(job);
   if (error == 0 && job->request.has(nbd::kFua))
@@ -168,11 +169,13 @@ void Drive::made(Job* job, int error) {
 
 void Drive::flush(Job* job) {
   if (broken_) return owner_->done(job, EIO);
+  if (clean()) return owner_->done(job, 0);
   synced_next_.push_back(job);
   start_sync();
 }
 
 void Drive::flush_later() {
+  if (clean()) return owner_->flushed_later(0);
   ++later_next_;
   start_sync();
 }
@@ -180,6 +183,7 @@ void Drive::flush_later() {
 void Drive::start_sync() {
   if (syncing_ || (synced_next_.empty() && later_next_ == 0)) return;
   syncing_ = true;
+  made_syncing_ = made_;
   synced_now_.swap(synced_next_);
   later_now_ = std::exchange(later_next_, 0);
   ring_->start(&sync_,
@@ -192,6 +196,8 @@ void Drive::synced(int result) {
     synced_now_.insert(synced_now_.end(), synced_next_.begin(), synced_next_.end());
     synced_next_.clear();
     later_now_ += std::exchange(later_next_, 0);
+  } else {
+    made_good_ = made_syncing_;
   }
   for (Job* job : synced_now_) owner_->done(job, result < 0 ? EIO : 0);
   synced_now_.clear();

@@ -5,7 +5,9 @@
 // Changes that overlap are made one after the other (change_order.h). Flushes, and writes that are to be on
 // the medium when they are answered, are made good together: while one flush of the file runs, those that
 // come gather for the next. A flush that failed proves that something written is lost, and the kernel tells
-// so only once: from then on (`broken`) none of them succeeds any more.
+// so only once: from then on (`broken`) none of them succeeds any more. When nothing was changed since the
+// last one there is nothing to make good, and the file is not asked: the hypervisor flushes twice in each
+// pause.
 //
 // Nothing here waits for a device: what may is given to the ring. Reads are first tried in the page cache,
 // and files that lie in memory (tmpfs) are read and written directly, which the ring would hand to a thread.
@@ -48,6 +50,9 @@ class Drive {
   /// thread.
   void extents(Job* job);
 
+  /// Somebody else has changed the file: what was flushed says nothing any more.
+  void doubt() { ++made_; }
+
   /// Flushes the file for nobody; ends in Owner::flushed_later(), once for each call.
   void flush_later();
 
@@ -61,6 +66,8 @@ class Drive {
  private:
   void synced(int result);
   void start_sync();
+  /// All that was made is on the medium.
+  bool clean() const { return !broken_ && made_ == made_good_; }
   void read_rest(Job* job);
   void make(Job* job);
   bool write_directly(Job* job);
@@ -74,6 +81,9 @@ class Drive {
   std::vector<ChangeOrder::Entry*> ready_;
   std::vector<Job*> synced_now_, synced_next_;
   size_t later_now_ = 0, later_next_ = 0;
+  // Changes so far (what lay there before us is one), those before the sync that runs, and those that the
+  // last one has made good.
+  uint64_t made_ = 1, made_syncing_ = 0, made_good_ = 0;
   Calls<Drive, &Drive::synced> sync_{this};
 };
 

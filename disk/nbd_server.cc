@@ -62,6 +62,7 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   Status start();
   void wake(std::atomic<bool>* why);
   void retry() { wake(&retry_); }
+  void doubt() { doubt_ = true; }
   bool drain(Time deadline);
   DiskCounters counters(size_t disk) const;
 
@@ -143,7 +144,7 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   std::vector<Job*> held_flushes_;
   uint64_t next_sequence_ = 1;
 
-  std::atomic<bool> retry_ = false, stop_ = false;
+  std::atomic<bool> retry_ = false, stop_ = false, doubt_ = false;
   std::atomic<size_t> changing_ = 0, draining_ = 0;
   std::mutex drained_lock_;
   std::condition_variable drained_;
@@ -208,7 +209,7 @@ DiskCounters Server::Loop::counters(size_t disk) const {
 // ---- The thread
 
 void Server::Loop::run(std::promise<Status>* started) {
-  begin_thread("disk");
+  begin_thread("disk", Urgency::urgent);  // The guest waits for it, and in a pause so does the hypervisor.
   Status status = begin();
   const bool serving = status.ok();
   started->set_value(std::move(status));
@@ -449,6 +450,8 @@ bool Server::Loop::tell(Job* job) {
 void Server::Loop::flush(Job* job) {
   Observer* observer = options_.observer;
   if (observer != nullptr && observer->flush_held()) return held_flushes_.push_back(job);
+  if (doubt_.exchange(false))
+    for (const auto& port : ports_) port->drive.doubt();
   if (job->drive->broken() || observer == nullptr || !observer->flush_may_wait())
     return job->drive->flush(job);
   Drive* drive = job->drive;  // of which an answered job knows nothing
@@ -502,6 +505,9 @@ Result<std::unique_ptr<Server>> Server::start(ServerOptions options) {
 
 void Server::retry() {
   loop_->retry();
+}
+void Server::doubt() {
+  loop_->doubt();
 }
 bool Server::drain(Time deadline) {
   return loop_->drain(deadline);

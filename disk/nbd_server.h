@@ -73,6 +73,9 @@ class Server {
 
   /// The observer has room again.
   void retry();
+  /// Somebody else has changed the files: the next flush of each goes to the file, whatever was flushed
+  /// before.
+  void doubt();
   /// Waits until no change that the observer was told of is on its way to the local file; false: not by then.
   /// More may come at once, unless the observer takes no more.
   bool drain(Time deadline);

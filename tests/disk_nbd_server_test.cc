@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <functional>
 #include <set>
+#include <utility>
 
 #include "disk/nbd_server.h"
 #include "tests/assert_ok.h"
@@ -293,6 +295,7 @@ TEST_F(NbdServer, AFailedFlushIsNeverForgotten) {
   serve();
   const auto client = connect(), other = connect();
   EXPECT_EQ(client->ask_now(Command::flush, 0, 0).error, Error::none);
+  EXPECT_EQ(other->write_now(0, filled(512, 1)), Error::none);
   {
     FullPipe pipe;  // It cannot be flushed.
     const Diverted diverted(*file_, pipe.fd());
@@ -304,6 +307,37 @@ TEST_F(NbdServer, AFailedFlushIsNeverForgotten) {
   EXPECT_EQ(other->write_now(0, filled(512, 2)), Error::none);
   EXPECT_EQ(client->read_now(0, 512), filled(512, 2));
   EXPECT_EQ(counters().errors, 4u);
+}
+
+TEST_F(NbdServer, AFlushAsksTheFileOnlyWhenSomethingHasChanged) {
+  const auto fails = [this](NbdClient& client) {
+    FullPipe pipe;  // It cannot be flushed: whoever asks it finds out.
+    const Diverted diverted(*file_, pipe.fd());
+    return client.ask_now(Command::flush, 0, 0).error == Error::io;
+  };
+  const auto changed = [&](NbdClient& client) { return client.write_now(0, filled(512, 1)) == Error::none; };
+  const auto trimmed = [&](NbdClient& client) {
+    return client.ask_now(Command::trim, 0, 4096).error == Error::none;
+  };
+  const auto elsewhere = [this](NbdClient&) {
+    server_->doubt();
+    return true;
+  };
+  const auto nothing = [](NbdClient& client) { return client.read_now(0, 512) == filled(512, 0); };
+  const std::pair<std::function<bool(NbdClient&)>, bool> cases[] = {
+      {changed, true}, {trimmed, true}, {elsewhere, true}, {nothing, false}};
+  for (const auto& [change, asks] : cases) {
+    serve();
+    const auto client = connect();
+    EXPECT_TRUE(trimmed(*client));
+    EXPECT_EQ(client->ask_now(Command::flush, 0, 0).error, Error::none);
+    EXPECT_FALSE(fails(*client));
+    EXPECT_TRUE(change(*client));
+    EXPECT_EQ(fails(*client), asks);
+    server_.reset();
+  }
+  serve();
+  EXPECT_TRUE(fails(*connect()));  // What lay there before may not be on the medium.
 }
 
 TEST_F(NbdServer, EndsWithWorkUnderWay) {
