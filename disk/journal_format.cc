@@ -149,7 +149,8 @@ Status LogScan::check_end() {
       RecordHead head;
       std::memcpy(&head, window.data() + at, sizeof head);
       if (head.magic != kRecordMagic || head.log != header_.log || head.position != from + at) continue;
-      if (head.body_bytes > ckpt::kMaxBodyBytes) continue;
+      if (head.body_bytes > std::min<uint64_t>(ckpt::kMaxBodyBytes, header_.log_bytes - sizeof head))
+        continue;
       Bytes body(head.body_bytes);
       REMUSD_TRY(read_at(head.position + sizeof head, body));
       if (head.checksum != checksum_of(head, header_.salt, body)) continue;

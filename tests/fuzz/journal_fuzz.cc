@@ -33,6 +33,14 @@ disk::ReadLog reader() {
   };
 }
 
+/// Round the end of the ring, in at most two pieces.
+void write_log(uint64_t position, View bytes) {
+  const uint64_t at = position % kLogBytes;
+  const View tail = bytes.first(std::min<uint64_t>(bytes.size(), kLogBytes - at));
+  std::memcpy(log_memory().data() + at, tail.data(), tail.size());
+  std::memcpy(log_memory().data(), bytes.data() + tail.size(), bytes.size() - tail.size());
+}
+
 JournalHeader header_at(uint64_t position) {
   JournalHeader header;
   header.state = 2;
@@ -132,9 +140,7 @@ void run_records(Input input) {
       bytes[place] ^= std::byte{1};
       right = false;
     }
-    const uint64_t room = end - position;
-    for (uint64_t byte = 0; byte < std::min<uint64_t>(room, bytes.size()); ++byte)
-      log_memory()[(position + byte) % kLogBytes] = bytes[byte];
+    write_log(position, View(bytes).first(std::min<uint64_t>(end - position, bytes.size())));
     whole = whole && right;
     if (whole) {
       ++expected;
