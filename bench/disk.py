@@ -5,7 +5,9 @@
   bench/disk.py [--quick] [--json] [--only PART,...] [--rounds N] [--seconds S] [--folder FOLDER]
                 [--backup-folder FOLDER]
 
-  io      fio's nbd engine at the socket of a disk that the guest leaves alone: protected / unprotected
+  guest   what the guest gets done on its disk, past its own cache: protected / unprotected
+  client  the same by fio's nbd engine at the socket of a disk that the guest leaves alone, memory's speed the
+          only limit
   pause   of a guest with a disk, at rest and at work, / of the same guest without one; all protected
   flush   4 KiB written and flushed in the guest / by the same guest on a stock QEMU that opens its disk itself
   sync    what a first sync of a sparse 4 GiB disk with 200 MiB of data sends / the data
@@ -40,7 +42,7 @@ IMAGE_DIR = os.path.join(IMAGE, "disk")
 MIB = 1 << 20
 DIRTY_RATE = 2000  # pages a second, of every guest
 TARGET_MIB = 256
-FLUSHES, WORK_EVERY_US = 300, 5000
+FLUSHES, FLUSH_TURNS, WORK_EVERY_US = 150, 4, 5000
 SPARSE_MIB, DATA_MIB, PIECE_MIB = 4096, 200, 2
 ADDRESS = {name: f"10.77.0.{number}" for number, name in
            enumerate(("plain", "rooted", "stock", "target", "sparse"), 11)}
@@ -81,6 +83,8 @@ class Bed:
                 file.write(f'[[disk]]\npath = "{self.disk(name)}"\nbackup_path = "{self.disk(name, "b")}"\n')
         self.world.a.must("start", name)
         self.booted(name)
+        if root:
+            flushes(self, name, 1)  # It makes the file.
 
     def start_stock(self):
         """The same guest with a root file system, without remusd."""
@@ -98,6 +102,7 @@ class Bed:
             "-device", "virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:77:00:13",
             "-drive", f"file={disk},format=raw,if=virtio,cache=writeback"), stdin=subprocess.DEVNULL)
         self.booted(name)
+        flushes(self, name, 1)
 
     def booted(self, name):
         wait_until(f"{name} to boot", lambda: READY in text_of(self.serial(name)), BOOT_S)
@@ -154,34 +159,46 @@ def ratios(rounds, key, base):
     return round(statistics.median(one[key] / one[base] for one in rounds), 3)
 
 
-def io(bed, tell):
-    bed.start("target", noise)
-    at = os.path.join(bed.world.a.dir, "run", "target.disk0.nbd")
-
-    def figures():
-        found = {}
-        for pattern in nbd.PATTERNS:
-            found[pattern] = nbd.measure(at, pattern, bed.seconds, TARGET_MIB)
-            if protected:
-                bed.caught_up("target")
-        return found
-
+def compared(bed, name, measure, tell):
+    """Each pattern unprotected and protected in turn; measure(pattern) is one figure."""
     rounds = {pattern: [] for pattern in nbd.PATTERNS}
     for number in range(bed.rounds):
         got = {}
         for protected in ((False, True), (True, False))[number % 2]:
-            with bed.protected("target") if protected else contextlib.nullcontext():
-                got["protected" if protected else "unprotected"] = figures()
+            with bed.protected(name) if protected else contextlib.nullcontext():
+                for pattern in nbd.PATTERNS:
+                    got[pattern, protected] = measure(pattern)
+                    if protected:
+                        bed.caught_up(name)
         for pattern, values in rounds.items():
-            values.append({key: one[pattern] for key, one in got.items()})
-    bed.stop("target")
+            values.append({"unprotected": got[pattern, False], "protected": got[pattern, True]})
+    bed.stop(name)
     result = {}
     for pattern, values in rounds.items():
         result[pattern] = medians(values)
         result[pattern]["ratio"] = ratios(values, "protected", "unprotected")
         tell(f"  {pattern:14}{nbd.shown(pattern, result[pattern]['unprotected'])} unprotected,"
              f"{nbd.shown(pattern, result[pattern]['protected'])} protected: {result[pattern]['ratio']:.2f}")
-    return result, [(f"protected / unprotected, {pattern}", one["ratio"], one["ratio"] >= 0.7)
+    return result
+
+
+def client(bed, tell):
+    bed.start("target", noise)
+    at = os.path.join(bed.world.a.dir, "run", "target.disk0.nbd")
+    return compared(bed, "target", lambda pattern: nbd.measure(at, pattern, bed.seconds, TARGET_MIB), tell), []
+
+
+def guest(bed, tell):
+    bed.start("rooted", root_file_system)
+    numbers = {"randread_4k": 1, "randwrite_4k": 2, "read_1m": 3, "write_1m": 4}
+
+    def measure(pattern):
+        got = outside(bed.world, "disk", "--guest", ADDRESS["rooted"], numbers[pattern],
+                      int(1000 * bed.seconds), 0, timeout=120)
+        return got["count"] / got["seconds"] * (1 if nbd.PATTERNS[pattern][3] == "iops" else MIB)
+
+    result = compared(bed, "rooted", measure, tell)
+    return result, [(f"guest, protected / unprotected, {pattern}", one["ratio"], one["ratio"] >= 0.7)
                     for pattern, one in result.items()]
 
 
@@ -196,7 +213,7 @@ def at_work(bed, name, seconds):
 
 
 def flushes(bed, name, count=FLUSHES, every_us=0):
-    return outside(bed.world, "flush", "--guest", ADDRESS[name], count, every_us, timeout=120)["p50_us"]
+    return outside(bed.world, "disk", "--guest", ADDRESS[name], 0, count, every_us, timeout=120)["p50_us"]
 
 
 def pause(bed, tell):
@@ -228,22 +245,23 @@ def pause(bed, tell):
 def flush(bed, tell):
     bed.start_stock()
     bed.start("rooted", root_file_system)
-    rounds = []
-    kinds = ("stock", "unprotected", "protected")
-    for number in range(2 * bed.rounds):
-        got = {}
-        for kind in kinds[number % 3:] + kinds[:number % 3]:
+    rounds = {"unprotected": [], "protected": []}
+    for number in range(bed.rounds):
+        for kind, found in rounds.items():
             with bed.protected("rooted") if kind == "protected" else contextlib.nullcontext():
-                got[kind] = flushes(bed, "stock" if kind == "stock" else "rooted")
-        rounds.append(got)
+                for turn in range(FLUSH_TURNS):
+                    order = ("stock", "rooted") if (number + turn) % 2 else ("rooted", "stock")
+                    found.append({guest: flushes(bed, guest) for guest in order})
     bed.stop("rooted")
-    result = medians(rounds)
-    for kind in kinds[1:]:
-        result[f"{kind}_ratio"] = ratios(rounds, kind, "stock")
-        tell(f"  a flush takes {result['stock']:.0f} us without remusd, {result[kind]:.0f} us {kind}: "
-             f"{result[f'{kind}_ratio']:.2f}")
-    return result, [(f"flush {kind} / without remusd", result[f"{kind}_ratio"],
-                     result[f"{kind}_ratio"] <= 1.1) for kind in kinds[1:]]
+    result, wanted = {}, []
+    for kind, found in rounds.items():
+        us = medians(found)
+        result[kind] = {"us": us["rooted"], "without_remusd_us": us["stock"],
+                        "ratio": ratios(found, "rooted", "stock")}
+        tell(f"  a flush takes {us['stock']:.0f} us without remusd, {us['rooted']:.0f} us {kind}: "
+             f"{result[kind]['ratio']:.2f}")
+        wanted.append((f"flush {kind} / without remusd", result[kind]["ratio"], result[kind]["ratio"] <= 1.1))
+    return result, wanted
 
 
 def sync(bed, tell):
@@ -264,7 +282,7 @@ def sync(bed, tell):
     return result, [("first sync, bytes sent / data", result["ratio"], result["ratio"] <= 1.05)]
 
 
-PARTS = {"io": io, "pause": pause, "flush": flush, "sync": sync}
+PARTS = {"guest": guest, "client": client, "pause": pause, "flush": flush, "sync": sync}
 
 
 def main():

@@ -17,8 +17,9 @@
 //   UDP 7003  as 7000, and the counter is the number of a record in a file on the disk, written and flushed
 //             before the answer; an audit reads the disk. {u32} -> {u64 in order, u64 records}
 //   UDP 7004  the same with a SQLite database: a committed row for each request
-//   UDP 7005  {u32 count, u32 every us}       -> {u64 count, u64 p50 ns, u64 mean ns} of so many flushed
-//                                                writes to the disk (see flushes.h), once all are done
+//   UDP 7005  {u32 0, u32 count, u32 every    -> {u64 count, u64 p50 ns, u64 mean ns} of so many flushed
+//              us}                               writes to the disk, once all are done
+//             {u32 pattern, u32 ms, u32 0}    -> {u64 transfers, u64 0, u64 0} (see disk_load.h)
 //
 // The last three only with a disk. Parameters come from the kernel's command line: remusd.dirty=PAGES_PER_S
 // remusd.pages=N remusd.spin=0|1.
@@ -41,7 +42,7 @@
 #include <vector>
 
 #include "tests/guest_service/dirtier.h"
-#include "tests/guest_service/flushes.h"
+#include "tests/guest_service/disk_load.h"
 #include "tests/guest_service/hash.h"
 #include "tests/guest_service/ledger.h"
 
@@ -49,12 +50,12 @@ namespace remusd::guest_service {
 namespace {
 
 constexpr uint16_t kCountPort = 7000, kStreamPort = 7001, kLoadPort = 7002;
-constexpr uint16_t kRecordsPort = 7003, kDatabasePort = 7004, kFlushesPort = 7005;
+constexpr uint16_t kRecordsPort = 7003, kDatabasePort = 7004, kDiskLoadPort = 7005;
 // Only the root file system on a disk has it.
 constexpr const char* kDiskDirectory = "/data";
 constexpr size_t kMaxAudit = 64;
 constexpr uint64_t kRemembered = 1 << 20;  // Counters whose ids are kept.
-constexpr uint32_t kMaxMessage = 1 << 16, kMaxFlushes = 100'000;
+constexpr uint32_t kMaxMessage = 1 << 16, kMostDiskLoad = 100'000;
 
 struct Entry {
   uint64_t id, counter;
@@ -150,14 +151,23 @@ void answer_ledger(Ledger* ledger, const std::byte* data, size_t size, std::vect
   }
 }
 
-void answer_flushes(const std::byte* data, size_t size, std::vector<std::byte>* reply) {
-  std::array<uint32_t, 2> request{};
+void answer_disk_load(const std::byte* data, size_t size, std::vector<std::byte>* reply) {
+  std::array<uint32_t, 3> request{};
   if (size != sizeof request) return;
   std::memcpy(request.data(), data, size);
-  if (request[0] > kMaxFlushes) return;
-  const auto times = time_flushes(std::string(kDiskDirectory) + "/flushes", request[0], request[1]);
-  if (!times) return;
-  const std::array<uint64_t, 3> answer = {times->count, times->p50_ns, times->mean_ns};
+  const auto [what, much, every_us] = request;
+  if (what > static_cast<uint32_t>(Pattern::write) || much > kMostDiskLoad) return;
+  const std::string path = std::string(kDiskDirectory) + "/load";
+  std::array<uint64_t, 3> answer{};
+  if (what == 0) {
+    const auto times = time_flushes(path, much, every_us);
+    if (!times) return;
+    answer = {times->count, times->p50_ns, times->mean_ns};
+  } else {
+    const auto done = transfer(path, static_cast<Pattern>(what), much);
+    if (!done) return;
+    answer[0] = *done;
+  }
   const auto* bytes = reinterpret_cast<const std::byte*>(answer.data());
   reply->assign(bytes, bytes + sizeof answer);
 }
@@ -271,8 +281,8 @@ int main() {
     static Database database(std::string(kDiskDirectory) + "/ledger.db");
     serve(kRecordsPort, &records);
     serve(kDatabasePort, &database);
-    const int flushes_fd = open_socket(SOCK_DGRAM, kFlushesPort);
-    std::thread([flushes_fd] { serve_datagrams(flushes_fd, answer_flushes); }).detach();
+    const int disk_load_fd = open_socket(SOCK_DGRAM, kDiskLoadPort);
+    std::thread([disk_load_fd] { serve_datagrams(disk_load_fd, answer_disk_load); }).detach();
   }
   static Load load(open_socket(SOCK_DGRAM, kLoadPort));
   std::puts("remusd-guest ready");
