@@ -30,6 +30,7 @@ void Receiver::publish(bool tell) {
     snapshot.memory_bytes = ckpt::link_memory_bytes(options_.link, options_.tls != nullptr);
     snapshot.staged_bytes = 0;
     if (disks_) snapshot.disks = disks_->replica_stats();
+    snapshot.memory_bytes += snapshot.disks.memory_bytes();
     if (store_) {
       snapshot.received = store_->staged();
       snapshot.sync_received_bytes = store_->received_bytes();

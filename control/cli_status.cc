@@ -119,6 +119,13 @@ void print_guest(const nlohmann::json& guest) {
   }
   std::printf("  tracker     %s\n", guest.value("tracker", "").c_str());
   std::printf("  held        %" PRIu64 " bytes of packets\n", number(guest, "held_bytes"));
+  for (const nlohmann::json& disk :
+       guest.value("disks", nlohmann::json::object()).value("each", nlohmann::json::array())) {
+    std::printf("  disk        %s: %s, %" PRIu64 " MiB, %" PRIu64 " reads, %" PRIu64 " writes, %" PRIu64
+                " errors\n",
+                disk.value("name", "").c_str(), disk.value("path", "").c_str(), number(disk, "bytes") >> 20,
+                number(disk, "reads"), number(disk, "writes"), number(disk, "errors"));
+  }
   const nlohmann::json resync = guest.value("resync", nlohmann::json::object());
   if (number(resync, "pages_total") > 0) {
     std::printf("  resync      %" PRIu64 " of %" PRIu64 " pages were there already, %" PRIu64 " bytes sent\n",

@@ -38,7 +38,12 @@ guest::Definition with_sizes(guest::Definition definition, const disk::Disks* di
 
 void fill_disks(const disk::Disks& disks, DisksStatus* status) {
   status->bytes = 0;
-  for (const uint64_t bytes : disks.sizes()) status->bytes += bytes;
+  status->each.clear();
+  for (size_t i = 0; i < disks.files().size(); ++i) {
+    const disk::LocalFile& file = disks.files()[i];
+    status->each.push_back({disks.names()[i], file.path(), file.bytes(), disks.counters(i)});
+    status->bytes += file.bytes();
+  }
   status->map_problem = disks.map_failure().message();
   const disk::TapStats tap = disks.tap().stats();
   status->held_bytes = tap.held_bytes;

@@ -29,8 +29,24 @@ json verify_json(const DisksStatus& disks) {
           {"failure", verify.failure.message()}};
 }
 
+json disk_json(const DiskStatus& disk) {
+  const disk::DiskCounters& counters = disk.counters;
+  return {{"name", disk.name},
+          {"path", disk.path},
+          {"bytes", disk.bytes},
+          {"reads", counters.reads},
+          {"read_bytes", counters.read_bytes},
+          {"writes", counters.writes},
+          {"written_bytes", counters.written_bytes},
+          {"zeroes", counters.zeroes},
+          {"flushes", counters.flushes},
+          {"errors", counters.errors}};
+}
+
 json disks_json(const DisksStatus& disks) {
-  return {{"names", disks.names},
+  json each = json::array();
+  for (const DiskStatus& disk : disks.each) each.push_back(disk_json(disk));
+  return {{"each", each},
           {"bytes", disks.bytes},
           {"sync",
            {{"total_bytes", disks.sync_total_bytes},

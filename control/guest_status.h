@@ -13,6 +13,7 @@
 
 #include "backup/session.h"
 #include "control/exit_code.h"
+#include "disk/nbd_server.h"
 #include "primary/protection.h"
 
 namespace remusd::control {
@@ -26,9 +27,16 @@ struct Quantiles {
   double p50 = 0, p99 = 0, max = 0;
 };
 
+/// One disk where the guest runs, since its daemon serves it.
+struct DiskStatus {
+  std::string name, path;
+  uint64_t bytes = 0;
+  disk::DiskCounters counters;
+};
+
 /// What a guest's disks are up to. Of the primary until `behind`.
 struct DisksStatus {
-  std::vector<std::string> names;
+  std::vector<DiskStatus> each;
   uint64_t bytes = 0;  // of all of them
   uint64_t sync_total_bytes = 0, sync_copied_bytes = 0, sync_sent_bytes = 0, sync_changed_bytes = 0;
   bool sync_by_map = false;

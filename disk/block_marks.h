@@ -16,6 +16,8 @@ namespace remusd::disk {
 
 class BlockMarks {
  public:
+  static constexpr uint64_t kMostBytes = 1u << 20;  // of memory
+
   explicit BlockMarks(uint64_t disk_bytes)
       : disk_bytes_(disk_bytes),
         region_bytes_(std::max(ckpt::kDiskBlockBytes, std::bit_ceil(disk_bytes / kMaxRegions))),
@@ -68,7 +70,7 @@ class BlockMarks {
   }
 
  private:
-  static constexpr uint64_t kMaxRegions = uint64_t{1} << 23;
+  static constexpr uint64_t kMaxRegions = kMostBytes * 8;
   static constexpr uint64_t kWordRegions = 64;
   static uint64_t bit(uint64_t region) { return uint64_t{1} << region % kWordRegions; }
 

@@ -56,6 +56,10 @@ struct Counterpart {
 class Copier {
  public:
   static constexpr size_t kMaxReady = 4;
+  /// What it holds at most: the bodies that wait, the one that is made and what it is made of, and marks.
+  static uint64_t limit_bytes(size_t disks) {
+    return (kMaxReady + 2) * ckpt::kMaxBodyBytes + disks * BlockMarks::kMostBytes;
+  }
 
   /// Begins at once; the tap marks from here on. The files, the tap and what `wake` touches outlive it.
   /// `wake` is called, on the copier's thread, when there is a body to take. `bytes_per_second` 0: no limit.

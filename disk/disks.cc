@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "disk/copier.h"
 #include "disk/journal.h"
 
 namespace remusd::disk {
@@ -67,7 +68,9 @@ Result<std::unique_ptr<Disks>> Disks::open_files(const std::vector<DiskFile>& di
                                       std::to_string(disk.bytes) + " on the primary");
     files.push_back(std::move(file));
   }
-  return std::unique_ptr<Disks>(new Disks(std::move(files), options));
+  std::unique_ptr<Disks> made(new Disks(std::move(files), options));
+  for (const DiskFile& disk : disks) made->names_.push_back(disk.name);
+  return made;
 }
 
 Status Disks::serve(const std::vector<DiskFile>& disks) {
@@ -77,6 +80,10 @@ Status Disks::serve(const std::vector<DiskFile>& disks) {
   options.observer = &tap_;
   REMUSD_ASSIGN(server_, Server::start(std::move(options)));
   return {};
+}
+
+uint64_t Disks::protection_bytes() const {
+  return tap_.stats().limit_bytes + Copier::limit_bytes(files_.size());
 }
 
 /// After it the journal is gone: the guest's own writes are none of its business.

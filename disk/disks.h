@@ -59,6 +59,7 @@ class Disks {
   Disks& operator=(const Disks&) = delete;
 
   std::span<const LocalFile> files() const { return files_; }
+  std::span<const std::string> names() const { return names_; }
   std::vector<uint64_t> sizes() const;
   Tap& tap() { return tap_; }
   const Tap& tap() const { return tap_; }
@@ -82,6 +83,9 @@ class Disks {
   Status ask(const ckpt::DiskAsk& ask);
   bool told(ckpt::Bytes* body);
 
+  /// What the tap and a first sync hold at most.
+  uint64_t protection_bytes() const;
+
   /// Null once a guest runs on them.
   Replica* replica() { return promoted_ ? nullptr : replica_.get(); }
   ReplicaStats replica_stats() const { return replica_ ? replica_->stats() : ReplicaStats(); }
@@ -100,6 +104,7 @@ class Disks {
   void on_replica();
 
   const std::vector<LocalFile> files_;
+  std::vector<std::string> names_;
   const DisksOptions options_;
   Tap tap_;
   std::unique_ptr<SyncPoint> point_;

@@ -3,6 +3,7 @@
 // What a replica of disks is up to, for whoever shows it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace remusd::disk {
@@ -18,6 +19,12 @@ struct ReplicaStats {
   uint64_t journal_bytes = 0;       // written to it
   uint64_t journal_live_bytes = 0;  // that would be replayed
   uint64_t journal_flushes = 0, disk_flushes = 0;
+
+  /// What the replica holds at most, for a caller that keeps to its limit; 0: there is none.
+  uint64_t memory_bytes() const {
+    constexpr uint64_t kCodingBytes = 5u << 20;
+    return limit_bytes == 0 ? 0 : std::max(limit_bytes, queued_bytes) + kCodingBytes;
+  }
 };
 
 }  // namespace remusd::disk

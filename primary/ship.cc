@@ -61,7 +61,8 @@ Status Ship::start() {
   snapshot_.memory_bytes = staging_->limit_bytes() +
                            ckpt::link_memory_bytes(config_.options.link, config_.options.tls != nullptr) +
                            ckpt::kMaxBodyBytes + snapshot_.shadow_limit_bytes +
-                           (config_.options.seed ? SeedMap::limit_bytes(memory_pages) : 0);
+                           (config_.options.seed ? SeedMap::limit_bytes(memory_pages) : 0) +
+                           (config_.options.disks != nullptr ? config_.options.disks->protection_bytes() : 0);
   snapshot_.staging_limit_bytes = staging_->limit_bytes();
   snapshot_.tracker = "none";
   thread_ = std::thread([this] {

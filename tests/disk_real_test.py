@@ -77,6 +77,10 @@ class Disk(unittest.TestCase):
             client = boot(world, on_disk())
             protect(world)
             write_more(client)
+            disk = world.a.status()["disks"]["each"][0]
+            self.assertEqual((disk["name"], disk["path"], disk["errors"]), ("disk0", world.disk_of("a"), 0))
+            self.assertGreater(min(disk["reads"], disk["writes"], disk["flushes"]), 0)
+            self.assertIn(disk["path"], world.a.must("status", "vm1"))
             begin = time.monotonic()
             for source, target in ((world.a, world.b), (world.b, world.a), (world.a, world.b)):
                 source.must("switchover", "vm1")
