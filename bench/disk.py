@@ -9,7 +9,7 @@
   client  the same by fio's nbd engine at the socket of a disk that the guest leaves alone, memory's speed the
           only limit
   pause   of a guest with a disk, at rest and at work, / of the same guest without one; all protected
-  flush   4 KiB written and flushed in the guest / by the same guest on a stock QEMU that opens its disk itself
+  flush   4 KiB written and flushed in the guest / by the same guest on a stock QEMU that opens its own disk
   sync    what a first sync of a sparse 4 GiB disk with 200 MiB of data sends / the data
 
 What is compared takes turns within one run; a figure is the median of the rounds, a ratio the median of the
@@ -73,7 +73,7 @@ class Bed:
         return os.path.join(self.places[host], f"{name}.raw")
 
     def start(self, name, disk=None):
-        """A guest of remusd's. `disk`: makes its disk's content at the path; a root file system, if it says so."""
+        """A guest of remusd's. `disk`: makes its disk's content; true: a root file system."""
         root = disk(self.disk(name)) if disk else False
         path = self.world.define_guest(
             name=name, kernel=f"{IMAGE_DIR}/vmlinuz", initrd=f"{IMAGE_DIR}/initrd.gz",
@@ -185,7 +185,7 @@ def compared(bed, name, measure, tell):
 def client(bed, tell):
     bed.start("target", noise)
     at = os.path.join(bed.world.a.dir, "run", "target.disk0.nbd")
-    return compared(bed, "target", lambda pattern: nbd.measure(at, pattern, bed.seconds, TARGET_MIB), tell), []
+    return compared(bed, "target", lambda one: nbd.measure(at, one, bed.seconds, TARGET_MIB), tell), []
 
 
 def guest(bed, tell):
