@@ -29,10 +29,11 @@ class Power {
   std::shared_ptr<PowerMedium> add(const std::string& name, uint64_t bytes);
   /// From now on: the operation with this number (from 0) is cut off, nothing works after it.
   void cut_at(uint64_t operation) { set(&cut_at_, operation); }
-  /// That operation fails with this errno value, and changes something or nothing.
-  void fail_at(uint64_t operation, int error) {
+  /// That operation, or so many from it on, fail with this errno value, and change something or nothing.
+  void fail_at(uint64_t operation, int error, uint64_t count = 1) {
     const std::lock_guard lock(mutex_);
     fail_at_ = operation;
+    fail_count_ = count;
     error_ = error;
     operations_ = 0;
   }
@@ -75,7 +76,7 @@ class Power {
       off_ = true;
       return Fate::last;
     }
-    return number == fail_at_ ? Fate::failed : Fate::done;
+    return number >= fail_at_ && number - fail_at_ < fail_count_ ? Fate::failed : Fate::done;
   }
 
   mutable std::mutex mutex_;
@@ -83,7 +84,7 @@ class Power {
   std::vector<std::shared_ptr<PowerMedium>> files_;
   std::string hung_;
   int hanging_ = 0, error_ = 0;
-  uint64_t operations_ = 0, cut_at_ = kNever, fail_at_ = kNever;
+  uint64_t operations_ = 0, cut_at_ = kNever, fail_at_ = kNever, fail_count_ = 1;
   bool off_ = false;
 };
 
@@ -138,6 +139,13 @@ class PowerMedium final : public Medium {
   std::vector<std::byte> content() const {
     const std::lock_guard lock(power_->mutex_);
     return now_;
+  }
+  /// A new file in its place, all zeros.
+  void renew() {
+    const std::lock_guard lock(power_->mutex_);
+    pending_.clear();
+    now_.assign(now_.size(), std::byte{0});
+    durable_ = now_;
   }
   /// Behind everybody's back, durably.
   void set(uint64_t offset, std::span<const std::byte> data) {

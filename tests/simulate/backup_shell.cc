@@ -89,6 +89,7 @@ void BackupShell::turn() {
     if (open()) frames_came = take_frames();
     if (died()) return;
     if (!frames_came) apply_some();
+    feed_disk();
     if (core_.state() == backup::State::handshake && !blocked_ && now() >= handshake_deadline_) {
       core_.handshake_failed(Status(Code::timed_out, "the handshake took too long"), &actions_);
     }
@@ -184,6 +185,7 @@ Status BackupShell::on_frame(const ckpt::FrameView& frame) {
       return {};
     }
     case FrameType::pages:
+    case FrameType::disk:
     case FrameType::device:
     case FrameType::base:
     case FrameType::commit:
@@ -255,7 +257,9 @@ void BackupShell::standby_prepared() {
   step_ = Step::done;
   memory_.assign(kMemoryBytes, std::byte{0});
   store_.emplace(memory_, kStagingLimitBytes);
-  node_.disk().clear();
+  replica_ = std::make_unique<ReplicaShell>(node_, session_, core_.generation(), [this] { wake(); });
+  node_.give_disk(replica_.get());
+  store_->use_disks({kDiskSizes.begin(), kDiskSizes.end()}, replica_.get());
   send(FrameType::ready, 0, ckpt::Ready{kStagingLimitBytes, kMemoryBytes});
   next_heartbeat_ = now();
   core_.standby_ready(now(), &actions_);
@@ -281,11 +285,6 @@ Status BackupShell::on_data(const ckpt::FrameView& frame) {
   const uint64_t applied = store_->applied();
   REMUSD_TRY(store_->add(frame));
   received_.add(frame.header.checksum);
-  if (frame.type() == FrameType::device) {
-    ckpt::BlobPart part;
-    REMUSD_TRY(ckpt::decode(frame.body, &part));
-    REMUSD_TRY(device_.add(part));
-  }
   if (store_->applied() != applied) note_applied();
   return {};
 }
@@ -308,8 +307,6 @@ Status BackupShell::on_commit(const ckpt::FrameView& frame) {
     REMUSD_TRY(store_->commit(taken, &commit));
   }
   received_.reset();
-  disk_writes_.emplace_back(epoch, disk_writes_of(device_.blob()));
-  device_.reset();
   if (world_.plant(Plant::ack_before_staged) && epoch > 1) {
     send_ack(epoch, commit.digest);
     world_.at_host(host_, world_.random().between(milliseconds(1), milliseconds(10)), [this, epoch] {
@@ -339,24 +336,30 @@ void BackupShell::apply_some() {
   }
 }
 
-/// The disk follows the memory, epoch by epoch; then the image is whole.
-void BackupShell::note_applied() {
-  while (!disk_writes_.empty() && disk_writes_.front().first <= store_->applied()) {
-    const auto& [epoch, writes] = disk_writes_.front();
-    site_.checkers.applies_disk(host_, epoch, writes);
-    for (const DiskWrite& write : writes) {
-      if (write.block != DiskWrite::kBarrier) {
-        node_.disk().write(write);
-      } else if (!world_.plant(Plant::lose_disk_barrier)) {
-        node_.disk().barrier();
-      }
-    }
-    disk_writes_.pop_front();
+/// Receiver::feed_disks().
+void BackupShell::feed_disk() {
+  if (!replica_ || core_.final()) return;
+  send_acks(/*just_decided=*/false);
+  const bool waits = core_.state() == backup::State::syncing || core_.state() == backup::State::standby;
+  if (replica_->failure().ok() || !waits) return;
+  send(FrameType::goodbye, 0, ckpt::Refuse{Code::io, "the replica of its disk is lost"});
+  core_.end(replica_->failure(), &actions_);
+}
+
+void BackupShell::send_acks(bool just_decided) {
+  const bool may = just_decided || !core_.acking_stopped();
+  while (!acks_.empty() && may && !replica_->behind()) {
+    send_ack(acks_.front(), digests_.front());
+    acks_.pop_front();
+    digests_.pop_front();
   }
+}
+
+void BackupShell::note_applied() {
   if (store_->pending() || store_->applied() == image_checked_ || world_.plant(Plant::ack_before_staged))
     return;
   image_checked_ = store_->applied();
-  site_.checkers.image(session_, store_->applied(), memory_, store_->device(), node_.disk().blocks());
+  site_.checkers.image(session_, store_->applied(), memory_, store_->device());
 }
 
 void BackupShell::heartbeat() {
@@ -384,8 +387,8 @@ bool BackupShell::perform() {
     if (!node_.step()) return false;
     switch (action.kind) {
       case ActionKind::ack:
-        send_ack(action.number, digests_.front());
-        digests_.pop_front();
+        acks_.push_back(action.number);
+        send_acks(/*just_decided=*/true);
         break;
       case ActionKind::apply:
         break;
@@ -409,6 +412,7 @@ bool BackupShell::perform() {
       case ActionKind::destroy_standby:
         store_.reset();
         loaded_.reset();
+        if (replica_) replica_->end();
         break;
       case ActionKind::close_link:
         site_.network.close(connection_, host_);
@@ -455,9 +459,14 @@ void BackupShell::ask_arbiter(uint64_t expected_generation) {
 
 std::optional<Guest> BackupShell::restore() {
   if (world_.plant(Plant::ack_before_staged)) store_->finish();
-  node_.disk().barrier();
-  site_.checkers.image(session_, store_->applied(), memory_, store_->device(), node_.disk().blocks());
-  if (!node_.loads_fail()) return Guest::restore(world_, host_, memory_, store_->device());
+  const Status drained = replica_->drain();
+  if (died()) return std::nullopt;
+  if (drained.ok()) site_.checkers.disk_is_applied(host_, session_, store_->applied(), node_.disk().blocks());
+  site_.checkers.image(session_, store_->applied(), memory_, store_->device());
+  if (drained.ok() && !node_.loads_fail()) {
+    replica_->release();
+    return Guest::restore(world_, host_, memory_, store_->device());
+  }
   ++world_.stats().loads_failed;
   world_.note(host_, "could not load the guest");
   site_.checkers.load_failed(nonce_, core_.planned());
@@ -468,6 +477,7 @@ std::optional<Guest> BackupShell::restore() {
 void BackupShell::load() {
   if (core_.final()) return;
   loaded_ = restore();
+  if (died()) return;
   const bool good = loaded_ || world_.plant(Plant::ask_unloaded);
   core_.loaded(good ? Status() : Status(Code::io, "no guest"), &actions_);
   if (loaded_ && world_.plant(Plant::run_when_loaded)) {
@@ -479,6 +489,7 @@ void BackupShell::load() {
 void BackupShell::promote() {
   if (core_.final()) return;
   auto guest = core_.planned() ? std::exchange(loaded_, std::nullopt) : restore();
+  if (died()) return;
   if (!guest) return core_.promotion_done(Status(Code::corrupt, "no guest"), &actions_);
   site_.checkers.promoted(session_, host_, core_.applied(), nonce_, *guest,
                           site_.nodes[other(host_)]->passes());

@@ -12,7 +12,7 @@
 #include "backup/core.h"
 #include "backup/store.h"
 #include "ckpt/frame.h"
-#include "tests/simulate/node.h"
+#include "tests/simulate/replica_shell.h"
 
 namespace remusd::simulate {
 
@@ -42,6 +42,8 @@ class BackupShell {
   Status on_data(const ckpt::FrameView& frame);
   Status on_commit(const ckpt::FrameView& frame);
   void apply_some();
+  void feed_disk();
+  void send_acks(bool just_decided);
   void note_applied();
   void heartbeat();
 
@@ -86,8 +88,8 @@ class BackupShell {
 
   std::vector<std::byte> memory_;
   std::optional<backup::Store> store_;
-  std::deque<std::pair<uint64_t, std::vector<DiskWrite>>> disk_writes_;  // staged, by epoch
-  ckpt::BlobAssembler device_;
+  std::unique_ptr<ReplicaShell> replica_;
+  std::deque<uint64_t> acks_;  // decided, and waiting for room on the disk
   std::deque<uint64_t> digests_;
   std::optional<Guest> loaded_;  // and stands
   uint64_t image_checked_ = 0;   // newest epoch that the checkers have seen

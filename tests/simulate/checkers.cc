@@ -52,33 +52,39 @@ void Checkers::load_failed(const std::string& nonce, bool planned) {
   }
 }
 
-void Checkers::applies_disk(HostId host, uint64_t epoch, const std::vector<DiskWrite>& writes) {
-  std::vector<DiskEntry>& log = disks_[host];
-  if (epoch == 1) log.clear();
-  for (const DiskWrite& write : writes) {
-    log.push_back({write.serial, write.block == DiskWrite::kBarrier});
-  }
+void Checkers::host_crashed(HostId host) {
+  if (record_.owner == name_of(host)) owner_died_ = true;
 }
 
-void Checkers::host_crashed(HostId host, const Disk* disk) {
-  if (record_.owner == name_of(host)) owner_died_ = true;
-  if (disk == nullptr) return;
-  // From the end: the newest write that is there; all that a flush put before it must be there, too.
-  std::vector<uint64_t> there = disk->durable();
-  std::sort(there.begin(), there.end());
-  bool flushed = false, later = false;  // a write is there; a flush lies between it and what comes now
-  const std::vector<DiskEntry>& log = disks_[host];
-  for (size_t i = log.size(); i > 0; --i) {
-    const DiskEntry& entry = log[i - 1];
-    if (entry.barrier) {
-      flushed = flushed || later;
-      continue;
-    }
-    const bool present = std::binary_search(there.begin(), there.end(), entry.serial);
-    later = later || present;
-    if (!flushed || present) continue;
-    return world_.violation("disk: host " + std::string(name_of(host)) + " lost write " +
-                            number(entry.serial) + ", and a write that a flush put after it is there");
+void Checkers::disk_is_applied(HostId host, uint64_t session, uint64_t epoch, const Blocks& disk) {
+  const std::vector<Epoch>& epochs = sessions_[session - 1].epochs;
+  if (epoch <= epochs.size() && disk == epochs[epoch - 1].disk) return;
+  world_.violation("image: the disk on host " + std::string(name_of(host)) + " is not that of epoch " +
+                   number(epoch) + about(session));
+}
+
+void Checkers::disk_is_recovered(HostId host, const Status& status, const disk::Recovered& recovered,
+                                 const Blocks& disk) {
+  const DiskTruth& truth = disks_[host];
+  if (truth.session == 0 || truth.guests) return;
+  const std::string who = "host " + std::string(name_of(host)) + about(truth.session);
+  if (!status.ok()) return world_.violation("disk: cannot be recovered: " + who + ": " + status.message());
+  if (recovered.state != disk::ReplicaState::consistent) {
+    if (truth.durable == 0 || truth.begun) return;
+    return world_.violation("disk: nobody's, after epoch " + number(truth.durable) + " was durable: " + who);
+  }
+  const Session& session = sessions_[truth.session - 1];
+  if (recovered.generation != session.generation) {
+    return world_.violation("disk: of generation " + number(recovered.generation) + ": " + who);
+  }
+  if (recovered.epoch == 0 || recovered.epoch > session.staged) {
+    return world_.violation("disk: of epoch " + number(recovered.epoch) + ", which was not staged: " + who);
+  }
+  // Those without a change are not in the journal.
+  for (uint64_t epoch = recovered.epoch; epoch <= std::max(recovered.epoch, truth.durable); ++epoch) {
+    if (disk == session.epochs[epoch - 1].disk) continue;
+    return world_.violation("disk: recovered as epoch " + number(recovered.epoch) + ", it is not epoch " +
+                            number(epoch) + "; " + number(truth.durable) + " was durable: " + who);
   }
 }
 
@@ -134,19 +140,13 @@ void Checkers::hear(const Packet& packet) {
 }
 
 void Checkers::image(uint64_t session, uint64_t epoch, std::span<const std::byte> memory,
-                     std::span<const std::byte> device, const Blocks& disk) {
+                     std::span<const std::byte> device) {
   const Session& truth = sessions_[session - 1];
   if (epoch == 0 || epoch > truth.epochs.size()) {
     return world_.violation("image: epoch " + number(epoch) + " was never sealed" + about(session));
   }
-  const Epoch& sealed = truth.epochs[epoch - 1];
-  if (image_digest(memory, device) != sealed.digest) {
-    return world_.violation("image: memory and device are not those of epoch " + number(epoch) +
-                            about(session));
-  }
-  if (disk != sealed.disk) {
-    world_.violation("image: the disk is not that of epoch " + number(epoch) + about(session));
-  }
+  if (image_digest(memory, device) == truth.epochs[epoch - 1].digest) return;
+  world_.violation("image: memory and device are not those of epoch " + number(epoch) + about(session));
 }
 
 void Checkers::promoted(uint64_t session, HostId host, uint64_t epoch, const std::string& nonce,

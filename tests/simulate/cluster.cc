@@ -2,6 +2,7 @@
 #include "tests/simulate/cluster.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <functional>
 
 namespace remusd::simulate {
@@ -50,6 +51,9 @@ void Cluster::plan() {
   }
   for (const Fault fault : {Fault::guest_fails, Fault::replica_dropped, Fault::load_fails}) {
     if (random.chance(10)) faults_.push_back(fault);
+  }
+  for (const Fault fault : {Fault::disk_fails, Fault::disk_full, Fault::disk_slow, Fault::power_at_disk}) {
+    if (random.chance(20)) faults_.push_back(fault);
   }
   hasty_ = random.chance(20);
   fault_spacing_ = random.chance(40) ? milliseconds(60) : milliseconds(300);
@@ -154,6 +158,33 @@ void Cluster::inject(Fault fault) {
       });
       if (random.chance(70)) node.switchover();
       return;
+    case Fault::disk_fails:
+      world_.note(host, "has a disk that fails once");
+      node.disk().fail_at(random.below(12), EIO, 1);
+      if (random.chance(50)) return;
+      // Before whoever went on as if nothing had happened is done with what was lost.
+      return world_.after(random.between(milliseconds(5), milliseconds(100)), [this, host] {
+        if (!faults_over_) node_of(host).crash(/*kernel_lives=*/false);
+      });
+    case Fault::disk_full:
+      world_.note(host, "has a disk that is full");
+      node.disk().fail_at(random.below(12), ENOSPC, disk::Power::kNever);
+      world_.after(random.between(milliseconds(10), milliseconds(300)), [this, host] {
+        world_.note(host, "has room on its disk again");
+        node_of(host).disk().heal();
+      });
+      return;
+    case Fault::disk_slow:
+      world_.note(host, "has a slow disk");
+      node.slow_disk(random.between(milliseconds(1), milliseconds(60)));
+      world_.after(random.between(milliseconds(10), milliseconds(400)), [this, host] {
+        world_.note(host, "has a fast disk again");
+        node_of(host).slow_disk(kDiskDelay);
+      });
+      return;
+    case Fault::power_at_disk:
+      world_.note(host, "will lose power at its disk");
+      return node.disk().cut_power_at(random.below(16));
     case Fault::order:
       if (random.chance(40)) {
         world_.note(host, "is ordered to unprotect");
@@ -177,6 +208,8 @@ void Cluster::end_faults() {
     network_.cut(host, false);
     node_of(host).crash_after(0);
     node_of(host).fail_loads(false);
+    node_of(host).disk().heal();
+    node_of(host).slow_disk(kDiskDelay);
   }
   must_answer_ = request_ + 1;
 }

@@ -6,7 +6,7 @@
 // (swarm testing; Groce and others, ISSTA 2012), for a time; then all is well, and within kLivenessBound the
 // guest must be protected again and answer.
 //
-// FAULTS.md 1 to 5, 7 to 9, 11, 17 to 24, 26, 27, 32, 34, 38 to 41.
+// docs/faults.md 1 to 5, 7 to 9, 11, 13 to 15, 17 to 24, 26, 27, 32, 34, 38 to 41.
 #pragma once
 
 #include <string>
@@ -40,6 +40,10 @@ class Cluster {
     guest_fails,
     replica_dropped,
     load_fails,
+    disk_fails,
+    disk_full,
+    disk_slow,
+    power_at_disk,
     order,
   };
 

@@ -6,12 +6,13 @@
 #include <cstring>
 
 #include "ckpt/status.h"
+#include "tests/simulate/local_disk.h"
 
 namespace remusd::simulate {
 namespace {
 
 constexpr size_t kWords = kPageSize / sizeof(uint64_t);
-constexpr uint32_t kBarrierPercent = 25, kDiskPercent = 40;
+constexpr uint32_t kFlushPercent = 25, kWritePercent = 40, kReadPercent = 20;
 
 }  // namespace
 
@@ -47,16 +48,30 @@ void Guest::touch(size_t page, uint64_t value) {
 void Guest::write_disk() {
   Random& random = world_->random();
   const auto block = static_cast<uint32_t>(random.below(kDiskBlocks));
-  const uint64_t value = random.next();
-  device_.disk[block] = value;
-  writes_.push_back({++device_.serial, value, block});
-  if (random.chance(kBarrierPercent)) writes_.push_back({++device_.serial, 0, DiskWrite::kBarrier});
+  const uint64_t bit = uint64_t{1} << block;
+  device_.disk[block] = random.next();
+  written_ |= 1u << block;
+  const Status status = local_->write(block, device_.disk[block]);
+  const bool told = !status.ok() && !world_->plant(Plant::hide_write_error);
+  device_.undefined = told ? device_.undefined | bit : device_.undefined & ~bit;
+  if (!status.ok()) ++world_->stats().guest_disk_errors;
+  if (random.chance(kFlushPercent)) (void)local_->flush();
+}
+
+void Guest::read_disk() {
+  const auto block = static_cast<uint32_t>(world_->random().below(kDiskBlocks));
+  if ((device_.undefined >> block & 1) != 0 || local_->off()) return;
+  const uint64_t value = local_->read(block);
+  if (value == device_.disk[block]) return;
+  world_->violation("disk: the guest on host " + std::string(name_of(host_)) + " reads of block " +
+                    std::to_string(block) + " what it did not write");
 }
 
 void Guest::work() {
   Random& random = world_->random();
   touch(random.below(kGuestPages), random.next());
-  if (random.chance(kDiskPercent)) write_disk();
+  if (random.chance(kWritePercent)) write_disk();
+  if (random.chance(kReadPercent)) read_disk();
 }
 
 Packet Guest::answer(uint64_t request) {
@@ -79,54 +94,23 @@ std::vector<uint64_t> Guest::take_dirty() {
   return pages;
 }
 
-ckpt::Bytes Guest::save(bool whole_disk) {
-  if (whole_disk) {
-    writes_.clear();
-    for (uint32_t block = 0; block < kDiskBlocks; ++block) {
-      writes_.push_back({++device_.serial, device_.disk[block], block});
-    }
-    writes_.push_back({++device_.serial, 0, DiskWrite::kBarrier});
+std::vector<uint32_t> Guest::take_written() {
+  std::vector<uint32_t> blocks;
+  for (uint32_t block = 0; block < kDiskBlocks; ++block) {
+    if ((written_ >> block & 1) != 0) blocks.push_back(block);
   }
-  ckpt::Bytes out(sizeof device_ + writes_.size() * sizeof(DiskWrite));
-  std::memcpy(out.data(), &device_, sizeof device_);
-  if (!writes_.empty()) {
-    std::memcpy(out.data() + sizeof device_, writes_.data(), writes_.size() * sizeof(DiskWrite));
-  }
-  writes_.clear();
-  return out;
+  written_ = 0;
+  return blocks;
 }
 
-std::vector<DiskWrite> disk_writes_of(std::span<const std::byte> device) {
-  constexpr size_t kHead = 5 * sizeof(uint64_t) + sizeof(Blocks);
-  if (device.size() < kHead) return {};
-  std::vector<DiskWrite> writes((device.size() - kHead) / sizeof(DiskWrite));
-  if (!writes.empty()) std::memcpy(writes.data(), device.data() + kHead, writes.size() * sizeof(DiskWrite));
-  return writes;
+ckpt::Bytes Guest::save() const {
+  ckpt::Bytes out(sizeof device_);
+  std::memcpy(out.data(), &device_, sizeof device_);
+  return out;
 }
 
 uint64_t image_digest(std::span<const std::byte> memory, std::span<const std::byte> device) {
   return XXH3_64bits_withSeed(device.data(), device.size(), XXH3_64bits(memory.data(), memory.size()));
-}
-
-void Disk::write(const DiskWrite& write) {
-  blocks_[write.block % kDiskBlocks] = write.value;
-  cached_.push_back(write.serial);
-}
-
-void Disk::barrier() {
-  durable_.insert(durable_.end(), cached_.begin(), cached_.end());
-  cached_.clear();
-}
-
-void Disk::clear() {
-  *this = {};
-}
-
-void Disk::crash(Random& random) {
-  for (const uint64_t serial : cached_) {
-    if (random.chance(50)) durable_.push_back(serial);
-  }
-  cached_.clear();
 }
 
 }  // namespace remusd::simulate

@@ -7,7 +7,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <vector>
 
@@ -17,8 +16,10 @@
 namespace remusd::simulate {
 
 inline constexpr size_t kGuestPages = 6;
-inline constexpr size_t kDiskBlocks = 4;
+inline constexpr uint32_t kDiskBlocks = 4;
 inline constexpr size_t kMemoryBytes = kGuestPages * kPageSize;
+
+class LocalDisk;
 
 /// What a client hears. Answers of one life are numbered from 1; each carries a hash of all before it.
 struct Packet {
@@ -27,14 +28,6 @@ struct Packet {
   uint64_t session = 0, epoch = 0;
 };
 
-/// A guest's write to its disk, or (block == kBarrier) a flush that it waited for.
-struct DiskWrite {
-  static constexpr uint32_t kBarrier = 0xffffffff;
-  uint64_t serial = 0;
-  uint64_t value = 0;
-  uint32_t block = 0;
-  uint32_t reserved = 0;
-};
 using Blocks = std::array<uint64_t, kDiskBlocks>;
 
 class Guest {
@@ -45,6 +38,9 @@ class Guest {
   static std::optional<Guest> restore(World& world, HostId host, std::span<const std::byte> memory,
                                       std::span<const std::byte> device);
 
+  /// What it writes goes to this disk, and what it reads must be what it wrote; before anything else.
+  void attach(LocalDisk* disk) { local_ = disk; }
+
   Packet answer(uint64_t request);
   /// Works without saying anything.
   void work();
@@ -53,50 +49,35 @@ class Guest {
   /// Pages written since the last call, ascending.
   std::vector<uint64_t> take_dirty();
   void mark_all_dirty() { dirty_ = (1u << kGuestPages) - 1; }
-  /// Device state and the writes to the disk since the last call; `whole_disk`: all blocks instead.
-  ckpt::Bytes save(bool whole_disk);
+  /// Blocks of the disk written since the last call, whether or not that worked.
+  std::vector<uint32_t> take_written();
+  ckpt::Bytes save() const;
   uint64_t life() const { return device_.life; }
   uint64_t answers() const { return device_.number; }
+  /// What it believes to be on its disk.
   const Blocks& disk() const { return device_.disk; }
 
  private:
   struct Device {
-    uint64_t life = 0, number = 0, content = 0, steps = 0, serial = 0;
+    uint64_t life = 0, number = 0, content = 0, steps = 0;
+    uint64_t undefined = 0;  // a bit for each block whose last write failed: it was told so
     Blocks disk{};
   };
 
   Guest(World& world, HostId host) : world_(&world), host_(host), memory_(kMemoryBytes) {}
   void touch(size_t page, uint64_t value);
   void write_disk();
+  void read_disk();
 
   World* world_;
   HostId host_;
   Device device_;
   std::vector<std::byte> memory_;
-  uint32_t dirty_ = 0;
-  std::vector<DiskWrite> writes_;
+  uint32_t dirty_ = 0, written_ = 0;
+  LocalDisk* local_ = nullptr;
 };
 
-/// The disk's part of a saved device state.
-std::vector<DiskWrite> disk_writes_of(std::span<const std::byte> device);
 /// Of an image: what the checkers compare.
 uint64_t image_digest(std::span<const std::byte> memory, std::span<const std::byte> device);
-
-/// A host's disk with its volatile cache. It outlives the host's crashes.
-class Disk {
- public:
-  void write(const DiskWrite& write);
-  void barrier();
-  void clear();
-  /// Power is lost: of what was written since the last barrier any part may be there, in any order.
-  void crash(Random& random);
-  const Blocks& blocks() const { return blocks_; }
-  const std::vector<uint64_t>& durable() const { return durable_; }
-
- private:
-  Blocks blocks_{};
-  std::vector<uint64_t> durable_;  // serials
-  std::vector<uint64_t> cached_;
-};
 
 }  // namespace remusd::simulate

@@ -115,6 +115,9 @@ void add(const Stats& one, Stats* all) {
   all->guests_lost += one.guests_lost;
   all->switchovers += one.switchovers;
   all->loads_failed += one.loads_failed;
+  all->disk_failures += one.disk_failures;
+  all->guest_disk_errors += one.guest_disk_errors;
+  all->replays += one.replays;
   all->corruptions += one.corruptions;
   all->resets += one.resets;
   all->ambiguous += one.ambiguous;
@@ -161,11 +164,13 @@ int run(const Options& options) {
                 ",\"crashes\":%" PRIu64 ",\"epochs\":%" PRIu64 ",\"freezes\":%" PRIu64 ",\"passes\":%" PRIu64
                 ",\"fences\":%" PRIu64 ",\"guests_lost\":%" PRIu64 ",\"switchovers\":%" PRIu64
                 ",\"loads_failed\":%" PRIu64 ",\"corruptions\":%" PRIu64 ",\"resets\":%" PRIu64
-                ",\"ambiguous\":%" PRIu64 ",\"requests\":%" PRIu64 ",\"events\":%" PRIu64
+                ",\"ambiguous\":%" PRIu64 ",\"disk_failures\":%" PRIu64 ",\"guest_disk_errors\":%" PRIu64
+                ",\"replays\":%" PRIu64 ",\"requests\":%" PRIu64 ",\"events\":%" PRIu64
                 ",\"digest\":\"%016" PRIx64 "\"}\n",
                 done, why.empty() ? 0 : 1, all.failovers, all.partitions, all.crashes, all.epochs,
                 all.freezes, all.passes, all.fences, all.guests_lost, all.switchovers, all.loads_failed,
-                all.corruptions, all.resets, all.ambiguous, all.requests, all.events, digest);
+                all.corruptions, all.resets, all.ambiguous, all.disk_failures, all.guest_disk_errors,
+                all.replays, all.requests, all.events, digest);
   } else if (why.empty()) {
     std::printf("%" PRIu64 " seeds, no violation: %" PRIu64 " epochs, %" PRIu64 " failovers, %" PRIu64
                 " crashes, %" PRIu64 " partitions\n",

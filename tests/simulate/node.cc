@@ -20,6 +20,10 @@ std::string Node::next_nonce() {
 }
 
 bool Node::step() {
+  if (disk_.off()) {
+    crash(false);
+    return false;
+  }
   if (steps_left_ == 0 || --steps_left_ > 0) return true;
   crash(site_.world.random().chance(50));
   return false;
@@ -28,14 +32,15 @@ bool Node::step() {
 void Node::crash(bool kernel_lives) {
   World& world = site_.world;
   if (!world.up(id_)) return;
+  kernel_lives = kernel_lives && !disk_.off();
   world.note(id_, kernel_lives ? "CRASH of the daemon and its guest" : "CRASH of the host");
   ++world.stats().crashes;
   steps_left_ = 0;
   // Asks nobody; its packets that are not out are gone with it.
   world.set_up(id_, false);
   site_.network.host_died(id_, kernel_lives);
-  if (!kernel_lives) disk_.crash(world.random());
-  site_.checkers.host_crashed(id_, kernel_lives ? nullptr : &disk_);
+  if (!kernel_lives) disk_.lose_power(world.random());
+  site_.checkers.host_crashed(id_);
   guest_.reset();
   gate_ = nullptr;
   primary_ = nullptr;
@@ -47,6 +52,29 @@ void Node::restart() {
   if (site_.world.up(id_)) return;
   site_.world.note(id_, "restarts");
   site_.world.set_up(id_, true);
+  recover_disk();
+}
+
+/// What a guest that is to run here would find, where the host is allowed to come up whole; it may lose power
+/// while it replays.
+void Node::recover_disk() {
+  World& world = site_.world;
+  disk::Recovered recovered;
+  disk_.heal();
+  if (world.random().chance(30)) {
+    disk_.cut_power_at(world.random().below(6));
+    (void)disk::recover(disk_.journal(), disk_.media(), &recovered);
+    disk_.lose_power(world.random());
+  }
+  const Status status = disk::recover(disk_.journal(), disk_.media(), &recovered);
+  if (recovered.replayed_epochs > 0) ++world.stats().replays;
+  world.note(id_, "has a disk of epoch", recovered.epoch);
+  site_.checkers.disk_is_recovered(id_, status, recovered, disk_.blocks());
+}
+
+void Node::give_disk(ReplicaShell* replica) {
+  if (replica_ != nullptr) replica_->end();
+  replica_ = replica;
 }
 
 bool Node::is_protecting() const {
@@ -61,6 +89,7 @@ void Node::receive(uint64_t request) {
   if (!guest_ || gate_ == nullptr || gate_->mode() == Gate::Mode::shut) return;
   if (primary_ != nullptr && (primary_->guest_gone() || primary_->guest_stands())) return;
   Packet packet = guest_->answer(request);
+  if (disk_.off()) return crash(false);
   if (primary_ != nullptr) primary_->stamp(&packet);
   gate_->send(packet);
 }
@@ -96,6 +125,10 @@ void Node::start() {
     site_.checkers.guest_started();
     site_.world.note(id_, "starts the guest, life", life);
     guest_.emplace(site_.world, id_, life);
+    give_disk(nullptr);
+    disk_.clear();
+    site_.checkers.disk_is_new(id_);
+    guest_->attach(&disk_);
     gate_ = new_gate();
   });
 }
@@ -162,6 +195,7 @@ void Node::session_ended() {
 
 void Node::adopt(Guest guest) {
   guest_ = std::move(guest);
+  guest_->attach(&disk_);
   gate_ = new_gate();
 }
 

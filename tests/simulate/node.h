@@ -16,6 +16,7 @@
 #include "tests/simulate/checkers.h"
 #include "tests/simulate/gate.h"
 #include "tests/simulate/guest.h"
+#include "tests/simulate/local_disk.h"
 #include "tests/simulate/network.h"
 
 namespace remusd::simulate {
@@ -23,6 +24,7 @@ namespace remusd::simulate {
 class Node;
 class PrimaryShell;
 class BackupShell;
+class ReplicaShell;
 
 /// Times of a run, chosen by the seed.
 struct Timing {
@@ -44,6 +46,8 @@ struct Site {
   std::array<Node*, kHosts> nodes{};
   uint64_t lives = 0;  // guests that were started from nothing
 };
+
+inline constexpr Duration kDiskDelay = microseconds(300);
 
 class Node {
  public:
@@ -74,7 +78,10 @@ class Node {
 
   HostId id() const { return id_; }
   Site& site() { return site_; }
-  Disk& disk() { return disk_; }
+  LocalDisk& disk() { return disk_; }
+  /// The most that an operation on it takes.
+  Duration disk_delay() const { return disk_delay_; }
+  void slow_disk(Duration delay) { disk_delay_ = delay; }
   std::optional<Guest>& guest() { return guest_; }
   Gate* gate() { return gate_; }
   bool busy() const { return busy_; }
@@ -86,6 +93,8 @@ class Node {
 
   // By the shells.
   bool admits() const { return !guest_ && !busy_; }
+  /// The disk is this replica's from now on, or a guest's (null): one before it ends.
+  void give_disk(ReplicaShell* replica);
   bool loads_fail() const { return loads_fail_; }
   void protection_ended(bool guest_gone);
   void session_ended();
@@ -95,14 +104,17 @@ class Node {
   void accept(Connection* connection);
   void win_next_generation(std::function<void(uint64_t)> won);
   Gate* new_gate();
+  void recover_disk();
 
   Site& site_;
   const HostId id_;
-  Disk disk_;
+  LocalDisk disk_;
+  Duration disk_delay_ = kDiskDelay;
   std::optional<Guest> guest_;
   Gate* gate_ = nullptr;
   PrimaryShell* primary_ = nullptr;
   BackupShell* backup_ = nullptr;
+  ReplicaShell* replica_ = nullptr;
   bool loads_fail_ = false;
   bool busy_ = false;  // an order is being carried out
   uint32_t steps_left_ = 0;

@@ -26,6 +26,12 @@ constexpr PlantName kNames[] = {
     {Plant::deaf_detector, "deaf_detector"},
     {Plant::ask_unloaded, "ask_unloaded"},
     {Plant::run_when_loaded, "run_when_loaded"},
+    {Plant::apply_before_log, "apply_before_log"},
+    {Plant::retry_flush, "retry_flush"},
+    {Plant::ignore_disk_error, "ignore_disk_error"},
+    {Plant::promote_undrained, "promote_undrained"},
+    {Plant::forget_mark, "forget_mark"},
+    {Plant::hide_write_error, "hide_write_error"},
 };
 
 }  // namespace

@@ -23,7 +23,7 @@ enum class Plant {
   forget_seal,               // what is sent after a checkpoint keeps the tag of the epoch before
   reuse_epoch_number,        // a new session's epochs are measured by the old session's acknowledgements
   ignore_digest,             // the backup believes what came and not what COMMIT says
-  lose_disk_barrier,         // writes are applied, flushes are not
+  lose_disk_barrier,         // the journal lets go of what was written to the disk and not flushed
   resume_after_losing,       // the loser goes on instead of being destroyed
   ack_after_latch,           // the backup acknowledges after it has asked for the right to run
   forget_nonce,              // our own earlier request is taken for another's
@@ -31,6 +31,12 @@ enum class Plant {
   deaf_detector,             // the backup does not look for silence
   ask_unloaded,              // a guest that stands is asked for although it could not be loaded
   run_when_loaded,           // a guest that stands runs on the backup once it is loaded
+  apply_before_log,          // an epoch is written to the replica's disk before the journal is flushed
+  retry_flush,               // a failed flush of the replica is tried again, and counts when that works
+  ignore_disk_error,         // a failed write to the replica's disk is not told
+  promote_undrained,         // the guest runs before what was committed is on the disk
+  forget_mark,               // a first sync begins, and the journal still has the disk of before
+  hide_write_error,          // the guest is not told of a failed write to its disk
 };
 
 struct PlantName {

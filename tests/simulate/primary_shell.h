@@ -8,6 +8,7 @@
 #include <deque>
 #include <optional>
 
+#include "ckpt/disk_codec.h"
 #include "ckpt/frame.h"
 #include "primary/core.h"
 #include "primary/handshake.h"
@@ -34,11 +35,12 @@ class PrimaryShell {
 
  private:
   struct Item {  // staging.h
-    enum class Kind { pages, sealed, holding, stopped };
+    enum class Kind { pages, disk, sealed, holding, stopped };
     Kind kind;
     uint64_t epoch = 0;
     std::vector<uint64_t> pages;
-    ckpt::Bytes data;  // of the pages; device state when sealed
+    ckpt::Bytes data;        // of the pages; a DISK body; device state when sealed
+    uint64_t raw_bytes = 0;  // of a DISK body
   };
   enum class Step { idle, blocked, worked, died };
 
@@ -71,6 +73,7 @@ class PrimaryShell {
   void epoch();
   void pause();
   void put_pages(std::vector<uint64_t> pages, uint64_t epoch);
+  void put_blocks(const std::vector<uint32_t>& blocks, uint64_t epoch);
   void end_epochs();
 
   Node& node_;
@@ -102,6 +105,7 @@ class PrimaryShell {
   bool told_sealed_ = false, device_sent_ = false;
   ckpt::EpochDigest digest_;
   uint64_t pages_sent_ = 0, raw_bytes_ = 0;
+  ckpt::DiskBody disk_body_;
   ckpt::Bytes body_, wire_;
 
   enum class Failure { none, error, gone };

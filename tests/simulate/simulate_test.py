@@ -39,6 +39,8 @@ class Program(unittest.TestCase):
         self.assertGreater(told["corruptions"], 0)
         self.assertGreater(told["switchovers"], 0)
         self.assertGreater(told["loads_failed"], 0)
+        for count in ("disk_failures", "guest_disk_errors", "replays"):
+            self.assertGreater(told[count], 400 // 20, count)
 
     def test_violation_tells_its_seed_and_the_way_there(self):
         done = run("--seeds", "5000", "--plant", "skip_arbiter", "--json")

@@ -56,6 +56,9 @@ struct Stats {
   uint64_t fences = 0;       // a primary lost it
   uint64_t guests_lost = 0;  // with both their hosts, or with the one that ran alone
   uint64_t switchovers = 0, loads_failed = 0;
+  uint64_t disk_failures = 0;      // of a replica's disk or journal
+  uint64_t guest_disk_errors = 0;  // told to a guest
+  uint64_t replays = 0;            // recoveries that had something to replay
   uint64_t corruptions = 0, resets = 0, ambiguous = 0, events = 0, requests = 0;
 };
 
