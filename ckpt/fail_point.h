@@ -59,6 +59,14 @@ inline constexpr auto kFailPoints = std::to_array<std::string_view>({
     "backup.before_ask",       //
     "backup.won",              // not promoted yet
     "backup.promoted",         //
+    "disk.marked",             // backup: before a first sync's first byte the journal says so
+    "disk.begun",              // epoch 1 is on the disks, the journal says so
+    "disk.received",           // an epoch's changes are taken, the journal has nothing of them
+    "disk.appended",           // the journal has them, and is not flushed
+    "disk.logged",             // it is, and nothing is on the disks
+    "disk.half_applied",       // a run is
+    "disk.applied",            // all are
+    "disk.flushed",            // the disks are flushed, the journal has not let go of it
     "arbiter.before_install",  // a request is to be granted; error: it is not, and the answer is lost
     "arbiter.installed",       // granted and durable; error: the answer is lost
 });

@@ -137,6 +137,9 @@ void print_guest(const nlohmann::json& guest) {
     std::printf("  promoted in %.1f ms\n", guest.value("promote_ms", 0.0));
   if (guest.value("switchover_ms", 0.0) > 0)
     std::printf("  stood for %.1f ms when it was handed over\n", guest.value("switchover_ms", 0.0));
+  const nlohmann::json disks = guest.value("disks", nlohmann::json::object());
+  for (const auto& note : disks.value("notes", std::vector<std::string>()))
+    std::printf("  note        %s\n", note.c_str());
   const nlohmann::json events = guest.value("guest", nlohmann::json::object());
   const bool panicked = events.value("panicked", false);
   if (const uint64_t reboots = number(events, "reboots"); reboots > 0 || panicked) {

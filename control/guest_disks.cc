@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 #include "control/driver_options.h"
 #include "guest/guest.h"
 
@@ -36,6 +38,21 @@ guest::Definition with_sizes(guest::Definition definition, const disk::Disks* di
   return definition;
 }
 
+namespace {
+
+/// Its size is that at the start: QEMU does not let the disk of a guest that runs get larger behind NBD.
+std::string note_of(const disk::LocalFile& file) {
+  const auto now = file.bytes_now();
+  if (!now.ok()) return now.status().message();
+  if (*now == file.bytes()) return "";
+  const std::string sizes = "disk " + file.path() + " has " + std::to_string(*now) +
+                            " bytes by now, and the guest uses " + std::to_string(file.bytes());
+  if (*now > file.bytes()) return sizes + ": it gets all of them when it is stopped and started";
+  return sizes + ": what is missing is lost, and no flush succeeds any more";
+}
+
+}  // namespace
+
 void fill_disks(const disk::Disks& disks, DisksStatus* status) {
   status->bytes = 0;
   status->each.clear();
@@ -43,8 +60,9 @@ void fill_disks(const disk::Disks& disks, DisksStatus* status) {
     const disk::LocalFile& file = disks.files()[i];
     status->each.push_back({disks.names()[i], file.path(), file.bytes(), disks.counters(i)});
     status->bytes += file.bytes();
+    if (std::string note = note_of(file); !note.empty()) status->notes.push_back(std::move(note));
   }
-  status->map_problem = disks.map_failure().message();
+  if (const Status lost = disks.map_failure(); !lost.ok()) status->notes.push_back(lost.message());
   const disk::TapStats tap = disks.tap().stats();
   status->held_bytes = tap.held_bytes;
   status->limit_bytes = tap.limit_bytes;

@@ -47,6 +47,7 @@ json disks_json(const DisksStatus& disks) {
   json each = json::array();
   for (const DiskStatus& disk : disks.each) each.push_back(disk_json(disk));
   return {{"each", each},
+          {"notes", disks.notes},
           {"bytes", disks.bytes},
           {"sync",
            {{"total_bytes", disks.sync_total_bytes},
@@ -54,7 +55,6 @@ json disks_json(const DisksStatus& disks) {
             {"sent_bytes", disks.sync_sent_bytes},
             {"changed_bytes", disks.sync_changed_bytes},
             {"by_map", disks.sync_by_map}}},
-          {"map_problem", disks.map_problem},
           {"verify", verify_json(disks)},
           {"held_bytes", {{"used", disks.held_bytes}, {"limit", disks.limit_bytes}}},
           {"waits", disks.waits},

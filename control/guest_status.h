@@ -37,10 +37,10 @@ struct DiskStatus {
 /// What a guest's disks are up to. Of the primary until `behind`.
 struct DisksStatus {
   std::vector<DiskStatus> each;
+  std::vector<std::string> notes;  // what an operator should know of them
   uint64_t bytes = 0;  // of all of them
   uint64_t sync_total_bytes = 0, sync_copied_bytes = 0, sync_sent_bytes = 0, sync_changed_bytes = 0;
   bool sync_by_map = false;
-  std::string map_problem;  // why the next resync looks at everything; empty: nothing
   disk::VerifyProgress verify;
   uint64_t verifies = 0;
   uint64_t held_bytes = 0, limit_bytes = 0, waits = 0, written_bytes = 0, committed_bytes = 0;

@@ -62,10 +62,7 @@ Result<std::unique_ptr<Disks>> Disks::open_files(const std::vector<DiskFile>& di
   for (const DiskFile& disk : disks) {
     if (disk.bytes > 0) REMUSD_TRY(make_missing(disk.path, disk.bytes));
     REMUSD_ASSIGN(LocalFile file, LocalFile::open(disk.path, disk.read_only));
-    if (disk.bytes > 0 && file.bytes() != disk.bytes)
-      return Status(Code::unsafe, "disk " + disk.name + ": " + disk.path + " has " +
-                                      std::to_string(file.bytes()) + " bytes here, and " +
-                                      std::to_string(disk.bytes) + " on the primary");
+    if (disk.bytes > 0) REMUSD_TRY(file.fit(disk.bytes).with_context(disk.name));
     files.push_back(std::move(file));
   }
   std::unique_ptr<Disks> made(new Disks(std::move(files), options));

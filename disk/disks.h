@@ -28,8 +28,8 @@
 
 namespace remusd::disk {
 
-/// One disk. bytes 0: whatever the file has; otherwise it must have so many, and a file that is not there is
-/// made, empty.
+/// One disk. bytes 0: whatever the file has; otherwise so many, whatever it has (LocalFile::fit()), and a
+/// file that is not there is made, empty.
 struct DiskFile {
   std::string name;
   std::string path;

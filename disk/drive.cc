@@ -191,6 +191,8 @@ void Drive::start_sync() {
 }
 
 void Drive::synced(int result) {
+  // What lay beyond a new end is lost, flushed or not.
+  if (const auto now = file_.bytes_now(); result >= 0 && (!now.ok() || *now < file_.bytes())) result = -EIO;
   if (result < 0) {
     broken_ = true;
     synced_now_.insert(synced_now_.end(), synced_next_.begin(), synced_next_.end());

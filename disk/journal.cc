@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 
 #include "ckpt/disk_codec.h"
 #include "ckpt/scoped_fd.h"
@@ -90,8 +91,9 @@ Status recover(Medium& file, const Media& disks, Recovered* recovered) {
   recovered->generation = header.generation;
   std::copy(std::begin(header.session), std::end(header.session), recovered->session.begin());
   if (recovered->state != ReplicaState::consistent) return {};
-  if (!std::equal(sizes.begin(), sizes.end(), header.disk_bytes, header.disk_bytes + header.disks))
-    return {Code::invalid, "journal: the guest's disks are not the ones, or of the sizes, that it is for"};
+  if (!std::equal(sizes.begin(), sizes.end(), header.disk_bytes, header.disk_bytes + header.disks,
+                  std::greater_equal<>()))
+    return {Code::invalid, "journal: the guest's disks are not the ones that it is for, or smaller"};
   REMUSD_ASSIGN(const uint64_t reached, last_whole_epoch(header, file));
   REMUSD_TRY(replay(header, file, disks, reached, recovered));
   REMUSD_TRY(flush_all(disks));

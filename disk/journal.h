@@ -53,8 +53,8 @@ struct Recovered {
 
 /// Brings the disks to the last whole epoch of the log, flushes them, and empties the log. Does nothing to
 /// disks that are not consistent. May be repeated after it was cut off anywhere.
-/// `corrupt`: the log is damaged, the disks are nobody's state; `invalid`: the disks are of other sizes than
-/// they were; else the first failure of a medium.
+/// `corrupt`: the log is damaged, the disks are nobody's state; `invalid`: a disk is smaller than it was, or
+/// there are more or fewer (one that was made larger since is as good); else the first failure of a medium.
 /// Only for disks on which no guest runs. When a guest was promoted here and release() had not returned, then
 /// replaying after a loss of power is right: whatever the guest wrote since it had not been told to be
 /// durable. After the end of this process alone it is not: the guest may live, and has read what it wrote.

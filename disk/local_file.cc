@@ -34,18 +34,26 @@ Status lock(int fd, bool read_only, const std::string& path) {
   return Status::from_errno("lock disk " + path);
 }
 
-Result<uint64_t> size_of(int fd, const std::string& path) {
+Result<uint64_t> bytes_of(int fd, const std::string& path, bool* regular) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) return Status::from_errno("look at disk " + path);
+  *regular = S_ISREG(info.st_mode);
+  if (*regular) return static_cast<uint64_t>(info.st_size);
   uint64_t bytes = 0;
-  if (S_ISREG(info.st_mode)) {
-    bytes = static_cast<uint64_t>(info.st_size);
-  } else if (S_ISBLK(info.st_mode)) {
-    if (::ioctl(fd, BLKGETSIZE64, &bytes) != 0) return Status::from_errno("look at disk " + path);
-  } else {
+  if (!S_ISBLK(info.st_mode))
     return Status(Code::invalid, "disk " + path + " is neither a file nor a block device");
-  }
-  if (bytes == 0 || bytes % kSectorBytes != 0 || bytes > kMaxDiskBytes)
+  if (::ioctl(fd, BLKGETSIZE64, &bytes) != 0) return Status::from_errno("look at disk " + path);
+  return bytes;
+}
+
+bool is_size(uint64_t bytes) {
+  return bytes > 0 && bytes % kSectorBytes == 0 && bytes <= kMaxDiskBytes;
+}
+
+Result<uint64_t> size_of(int fd, const std::string& path) {
+  bool regular = false;
+  REMUSD_ASSIGN(const uint64_t bytes, bytes_of(fd, path, &regular));
+  if (!is_size(bytes))
     return Status(Code::invalid,
                   "disk " + path + " has " + std::to_string(bytes) +
                       " bytes: it must have a multiple of 512, at least 512 and at most 16 TiB");
@@ -60,6 +68,24 @@ Result<LocalFile> LocalFile::open(const std::string& path, bool read_only) {
   REMUSD_ASSIGN(const uint64_t bytes, size_of(fd.get(), path));
   REMUSD_TRY(lock(fd.get(), read_only, path));
   return LocalFile(std::move(fd), path, bytes, read_only);
+}
+
+Result<uint64_t> LocalFile::bytes_now() const {
+  bool regular = false;
+  return bytes_of(fd(), path_, &regular);
+}
+
+Status LocalFile::fit(uint64_t bytes) {
+  bool regular = false;
+  REMUSD_ASSIGN(const uint64_t now, bytes_of(fd(), path_, &regular));
+  const std::string sizes = "disk " + path_ + " has " + std::to_string(now) + " bytes here, and " +
+                            std::to_string(bytes) + " there";
+  if (!is_size(bytes)) return {Code::unsafe, sizes + ", which is no size of a disk"};
+  if (now < bytes && (!regular || read_only_)) return {Code::unsafe, sizes + ": make it as large"};
+  if (now < bytes && ::ftruncate(fd(), static_cast<off_t>(bytes)) != 0)
+    return Status::from_errno(sizes + ": it cannot be made longer");
+  bytes_ = bytes;
+  return {};
 }
 
 Status LocalFile::failed(const char* what, uint64_t offset, uint64_t bytes) const {
@@ -135,6 +161,7 @@ Result<LocalFile::Run> LocalFile::next_data(uint64_t offset) const {
     if (errno == EINVAL || errno == EOPNOTSUPP) return Run{offset, bytes_};
     return failed("look for data in", offset, bytes_ - offset);
   }
+  if (static_cast<uint64_t>(begin) >= bytes_) return Run{bytes_, bytes_};  // of what is not used
   const off_t end = ::lseek(fd(), begin, SEEK_HOLE);
   if (end < 0) return failed("look for a hole in", static_cast<uint64_t>(begin), bytes_ - offset);
   return Run{static_cast<uint64_t>(begin), std::min(static_cast<uint64_t>(end), bytes_)};

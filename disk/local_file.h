@@ -24,7 +24,14 @@ class LocalFile {
 
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
+  /// What is used of it: all that it had when it was opened, or what fit() said. It does not change after.
   uint64_t bytes() const { return bytes_; }
+  /// What it has by now, which somebody may have changed.
+  Result<uint64_t> bytes_now() const;
+  /// Makes bytes() so many. A regular file that has less gets a hole at its end; of one, or a block device,
+  /// that has more the rest stays as it is and is not used. `unsafe`: a block device that has less, or what
+  /// is no size of a disk. Before anything else.
+  Status fit(uint64_t bytes);
   bool read_only() const { return read_only_; }
 
   // All whole, or `io` with the path, the place and the system's word.

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "ckpt/disk_codec.h"
+#include "ckpt/fail_point.h"
 #include "ckpt/thread.h"
 #include "disk/digests.h"
 
@@ -80,6 +81,7 @@ Status Replica::take(Kind kind, uint64_t epoch, uint64_t generation, std::vector
     items_.push_back(std::move(item));
     ++taken_;
   }
+  if (kind == Kind::epoch) fail_point("disk.received");
   wake_.notify_all();
   return {};
 }
@@ -258,9 +260,12 @@ Status Replica::apply(const Item& item) {
     REMUSD_TRY(ckpt::apply_disk(body, [this](const ckpt::DiskRun& run) {
       applied_bytes_ += run.bytes;
       ++applied_runs_;
-      return write_run(*disks_[run.disk], run);
+      Status written = write_run(*disks_[run.disk], run);
+      fail_point("disk.half_applied");
+      return written;
     }));
   }
+  fail_point("disk.applied");
   return {};
 }
 
@@ -318,6 +323,7 @@ Status Replica::log_syncs(Lock& lock) {
     const Status status = journal_.mark_inconsistent(options_.session, options_.generation);
     lock.lock();
     REMUSD_TRY(status);
+    fail_point("disk.marked");
     marked_ = true;
   } else if (unflushed_bytes_ >= kFlushSyncedBytes) {
     REMUSD_TRY(flush_disks(lock));
@@ -336,6 +342,7 @@ Status Replica::log_first(Lock& lock) {
   const Status status = journal_.start(options_.session, 1, generation);
   lock.lock();
   REMUSD_TRY(status);
+  fail_point("disk.begun");
   log_epoch_ = durable_epoch_ = 1;
   log_generation_ = generation;
   ++logged_;
@@ -370,7 +377,9 @@ Status Replica::log_epochs(Lock& lock) {
   }
   if (appended) {
     lock.unlock();
+    fail_point("disk.appended");
     const Status status = journal_.flush();
+    fail_point("disk.logged");
     lock.lock();
     REMUSD_TRY(status);
     ++stats_.journal_flushes;
@@ -388,6 +397,7 @@ Status Replica::make_room(Lock& lock) {
   if (quit_ || !failure_.ok() || draining_) return {};
   REMUSD_TRY(flush_disks(lock));
   lock.unlock();
+  fail_point("disk.flushed");
   const Status status = journal_.advance(log_epoch_, log_generation_, journal_.position());
   lock.lock();
   return status;

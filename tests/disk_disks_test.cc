@@ -1,5 +1,4 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -24,7 +23,7 @@ class DisksTest : public testing::Test {
     return {{"disk0", at("disk"), at("socket"), bytes, false}};
   }
   void make_disk(uint64_t bytes = kLength) {
-    std::ofstream(at("disk")).close();
+    std::ofstream(at("disk"), std::ios::app).close();
     std::filesystem::resize_file(at("disk"), bytes);
   }
   DisksOptions options() const { return {8u << 20, at("journal")}; }
@@ -73,13 +72,57 @@ TEST_F(DisksTest, AGuestsDiskIsServedAndItsChangesAreTapped) {
   EXPECT_EQ(Disks::open(one(), options()).status().code(), Code::unsafe) << "somebody has it";
 }
 
-TEST_F(DisksTest, AReplicasMissingFileIsMadeAndOneOfAnotherSizeIsRefused) {
+TEST_F(DisksTest, AReplicasFileIsMadeAndFollowsTheGuestsSize) {
   open_replica();
   EXPECT_EQ(std::filesystem::file_size(at("disk")), kLength);
   disks_.reset();
-  const auto other = Disks::open_replica(one(2 * kLength), options(), {}, {});
-  EXPECT_EQ(other.status().code(), Code::unsafe);
-  EXPECT_THAT(other.status().message(), testing::HasSubstr("1048576 bytes here, and 2097152 on the primary"));
+  auto grown = Disks::open_replica(one(2 * kLength), options(), {}, {});
+  ASSERT_OK(grown);
+  EXPECT_EQ(std::filesystem::file_size(at("disk")), 2 * kLength);
+  EXPECT_EQ((*grown)->sizes(), std::vector<uint64_t>{2 * kLength});
+  grown->reset();
+  // Of one that has more the rest is nobody's business.
+  open_replica();
+  EXPECT_EQ(disks_->sizes(), std::vector<uint64_t>{kLength});
+  EXPECT_EQ(std::filesystem::file_size(at("disk")), 2 * kLength);
+  disks_.reset();
+  EXPECT_EQ(Disks::open_replica(one(kLength + 1), options(), {}, {}).status().code(), Code::unsafe);
+}
+
+TEST_F(DisksTest, ADiskThatGrowsIsSeenAtTheNextStart) {
+  make_disk();
+  auto disks = Disks::open(one(), options());
+  ASSERT_OK(disks);
+  make_disk(2 * kLength);
+  EXPECT_EQ((*disks)->sizes(), std::vector<uint64_t>{kLength});
+  const auto now = (*disks)->files()[0].bytes_now();
+  ASSERT_OK(now);
+  EXPECT_EQ(*now, 2 * kLength);
+  NbdClient client(at("socket"));
+  ASSERT_TRUE(client.enter());
+  EXPECT_EQ(client.write_now(kLength - 512, filled(512, 7)), nbd::Error::none);
+  EXPECT_EQ(client.write_now(kLength, filled(512, 7)), nbd::Error::nospc);
+  EXPECT_EQ(client.ask_now(nbd::Command::flush, 0, 0).error, nbd::Error::none);
+  disks->reset();
+  disks = Disks::open(one(), options());
+  ASSERT_OK(disks);
+  EXPECT_EQ((*disks)->sizes(), std::vector<uint64_t>{2 * kLength});
+}
+
+TEST_F(DisksTest, ADiskThatGotShorterIsAnErrorForTheGuest) {
+  make_disk();
+  auto disks = Disks::open(one(), options());
+  ASSERT_OK(disks);
+  NbdClient client(at("socket"));
+  ASSERT_TRUE(client.enter());
+  EXPECT_EQ(client.write_now(kLength / 2, filled(512, 7)), nbd::Error::none);
+  make_disk(kLength / 2);
+  EXPECT_EQ(client.ask_now(nbd::Command::read, kLength / 2, 512).error, nbd::Error::io);
+  EXPECT_EQ(client.ask_now(nbd::Command::read, 0, 512).error, nbd::Error::none);
+  EXPECT_EQ(client.ask_now(nbd::Command::flush, 0, 0).error, nbd::Error::io);
+  // Made long again, it has still lost what was there.
+  make_disk(kLength);
+  EXPECT_EQ(client.ask_now(nbd::Command::flush, 0, 0).error, nbd::Error::io);
 }
 
 TEST_F(DisksTest, APromotedGuestFindsWhatWasCommittedAndNobodyElseIsTold) {

@@ -235,9 +235,24 @@ TEST_F(DiskJournal, AHeaderThatIsCutLeavesTheOneBefore) {
   }
 }
 
-TEST_F(DiskJournal, DisksOfOtherSizesAreNotReplayedOn) {
+TEST_F(DiskJournal, SmallerDisksAreNotReplayedOnAndLargerOnesAre) {
   append_and_flush(1);
-  Media others{power_.add("other", kEpochDisks[0]), power_.add("other", kEpochDisks[1] + 512)};
+  const auto larger = power_.add("larger", kEpochDisks[1] + 512);
+  ASSERT_OK(larger->write(0, epochs_.image(1)[1]));
+  Media grown{power_.add("same", kEpochDisks[0]), larger};
+  ASSERT_OK(grown[0]->write(0, epochs_.image(1)[0]));
+  const std::vector<std::byte> header = [&] {
+    std::vector<std::byte> bytes(kJournalLogAt);
+    EXPECT_TRUE(file_->read(0, bytes).ok());
+    return bytes;
+  }();
+  ASSERT_OK(recover(*file_, grown, &recovered_));
+  EXPECT_EQ(recovered_.epoch, epochs_.last());
+  std::vector<std::byte> found = larger->content();
+  found.resize(kEpochDisks[1]);
+  EXPECT_TRUE(found == epochs_.image(epochs_.last())[1]);
+  file_->set(0, header);
+  Media others{power_.add("other", kEpochDisks[0]), power_.add("other", kEpochDisks[1] - 512)};
   EXPECT_EQ(recover(*file_, others, &recovered_).code(), Code::invalid);
   others.pop_back();
   EXPECT_EQ(recover(*file_, others, &recovered_).code(), Code::invalid);

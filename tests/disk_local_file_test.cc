@@ -39,6 +39,25 @@ TEST_F(LocalFileTest, KnowsItsSize) {
   EXPECT_FALSE(file->read_only());
 }
 
+TEST_F(LocalFileTest, FitsAnothersSize) {
+  const std::string path = make("d");
+  auto file = LocalFile::open(path);
+  ASSERT_OK(file);
+  ASSERT_OK(file->fit(2 * kBytes));
+  EXPECT_EQ(file->bytes(), 2 * kBytes);
+  EXPECT_EQ(std::filesystem::file_size(path), 2 * kBytes);
+  ASSERT_OK(file->write(2 * kBytes - 512, filled(512, 3)));
+  ASSERT_OK(file->fit(kBytes));
+  EXPECT_EQ(file->bytes(), kBytes);
+  EXPECT_EQ(std::filesystem::file_size(path), 2 * kBytes) << "nothing is taken away";
+  const auto run = file->next_data(0);
+  ASSERT_OK(run);
+  EXPECT_LE(run->begin, kBytes);
+  EXPECT_LE(run->end, kBytes) << "data behind its end is none of it";
+  EXPECT_EQ(file->fit(kBytes + 1).code(), Code::unsafe);
+  EXPECT_EQ(file->fit(0).code(), Code::unsafe);
+}
+
 TEST_F(LocalFileTest, RefusesWhatIsNoDisk) {
   EXPECT_EQ(LocalFile::open(folder_.path() + "/none").status().code(), Code::not_found);
   EXPECT_EQ(LocalFile::open(make("empty", 0)).status().code(), Code::invalid);

@@ -326,7 +326,8 @@ class World:
     def define_guest(self, nic="virtio-net-pci", vcpus=1, machine="pc", dirty=2000, cpu="qemu64", name="vm1",
                      pages=4096, ip=GUEST_IP, servers="", disk=False, **changes):
         """Writes the guest's definition on host a. The cloud kernel has no e1000 driver; `servers` (kv,web)
-        needs the image with servers, `disk` the one with a disk, of which each host gets a copy."""
+        needs the image with servers, `disk` the one with a disk, of which each host gets a copy where
+        disk_of() has nothing yet."""
         image = IMAGE if nic == "virtio-net-pci" else os.path.join(IMAGE, "generic")
         if servers or disk:
             image = os.path.join(IMAGE, "disk" if disk else "servers")
@@ -347,7 +348,8 @@ class World:
         if disk:
             paths = {host: self.disk_of(host, name) for host in "ab"}
             for copy in paths.values():
-                run("cp", "--sparse=always", "--reflink=auto", os.path.join(image, "disk.raw"), copy)
+                if not os.path.exists(copy):
+                    run("cp", "--sparse=always", "--reflink=auto", os.path.join(image, "disk.raw"), copy)
             lines += ["[[disk]]", f"path = {json.dumps(paths['a'])}",
                       f"backup_path = {json.dumps(paths['b'])}"]
         path = os.path.join(self.a.guests, f"{name}.toml")

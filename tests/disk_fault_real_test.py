@@ -1,0 +1,269 @@
+#!/usr/bin/python3
+# Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
+"""Disks that fail under a protected guest: real daemons, QEMU, a Linux guest on ext4, and nbdkit's error and
+delay filters beneath one host's disk or journal (tests/world/faulty_disk.py).
+
+Needs what disk_real_test.py needs, nbdfuse and /dev/fuse. Numbers in brackets are those of the faults that a
+test covers. DiskSteps needs a daemon with fail points besides (REMUSD_FAULTS_BUILD).
+"""
+
+import contextlib
+import filecmp
+import os
+import shutil
+import sys
+import tempfile
+import time
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "world"), os.path.join(HERE, "faults")]
+import disk_check  # noqa: E402
+import fail_points  # noqa: E402
+import faulty_disk  # noqa: E402
+from disk_real_test import on_disk, world_of, write_more  # noqa: E402
+from failover import boot, complaints, disk_complaints, go_on, protect  # noqa: E402
+from world import IMAGE, ROOT, run, wait_until  # noqa: E402
+
+IMAGE_FILE = os.path.join(IMAGE, "disk", "disk.raw")
+JOURNAL_BYTES = 24 << 20
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def faulty(kind="error", journal=False, **how):
+    """A FaultyDisk with the guest's image in it, or one for a journal. It must outlive the world."""
+    folder = tempfile.mkdtemp(prefix="remusd-faulty-")
+    raw = os.path.join(folder, "raw")
+    if journal:
+        with open(raw, "wb") as file:
+            file.truncate(JOURNAL_BYTES)
+    else:
+        run("cp", "--sparse=always", "--reflink=auto", IMAGE_FILE, raw)
+    disk = faulty_disk.FaultyDisk(folder, raw, kind, **how)
+    try:
+        yield disk
+    finally:
+        disk.close()
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def pair(on=None, disk=None, journal=None, **settings):
+    """A world whose host `on` has its copy of the guest's disk, or its journal, on a FaultyDisk."""
+    with world_of(reprotect=False, **settings) as world:
+        if disk is not None:
+            usual = world.disk_of
+            world.disk_of = lambda host, guest="vm1": disk.path if host == on else usual(host, guest)
+        if journal is not None:
+            os.symlink(journal.path, os.path.join(world.hosts[on].dir, "state", "vm1.journal"))
+        yield world
+
+
+def settled(world):
+    """What the backup has is what the primary has; the guest writes now and then, so it is asked often."""
+    def equal():
+        return (world.a.status()["disks"]["held_bytes"]["used"] == 0 and
+                world.b.status()["disks"]["replica"]["behind_bytes"] == 0 and
+                filecmp.cmp(world.disk_of("a"), world.disk_of("b"), shallow=False))
+
+    wait_until("both disks to be equal", equal, 60)
+
+
+def survives(test, world, client):
+    """A failover from a to b now loses nothing that the client was told."""
+    begin, end = world.a.kill()
+    test.assertTrue(go_on(client, end, timeout=60))
+    write_more(client)
+    test.assertEqual(complaints(client.ask(f"finish {begin} {end}")), [])
+    test.assertEqual(disk_complaints(world, client, world.b), [])
+
+
+@unittest.skipIf(faulty_disk.missing(), faulty_disk.missing())
+class DiskFault(unittest.TestCase):
+    def backup_fails(self, kind, told, **how):
+        """The backup's disk fails under a guest that writes: the guest is not harmed, protection ends and
+        says why, and begins anew once the disk works."""
+        journal = how.pop("journal", False)
+        with faulty(kind, journal=journal, **how) as disk, \
+                pair("b", **{"journal" if journal else "disk": disk}, disk_buffer_mib=8) as world:
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            disk.fail()
+            # The disk is flushed when half of the journal, which is small here, is full.
+            status = world.a.wait_state("unprotected", timeout=60)
+            self.assertIn("disk", status["reason"])
+            self.assertIn(told, status["reason"])
+            self.assertGreater(disk.failures(), 0)
+            # Nobody tries again what may have been lost: the replica is not one any more.
+            self.assertNotIn("standby", world.b.cli("status", "vm1", "--json").stdout)
+            write_more(client)
+            refused = world.a.cli("protect", "vm1", "--peer", "b", "--timeout", "60s", timeout=70)
+            self.assertNotEqual(refused.returncode, 0, "a disk that still fails is no replica")
+            world.a.wait_state("unprotected", timeout=60)
+            disk.heal()
+            protect(world)
+            write_more(client)
+            settled(world)
+            survives(self, world, client)
+
+    def test_backups_disk_is_full(self):  # [13]
+        self.backup_fails("error", "No space left", error="ENOSPC")
+
+    def test_backups_disk_has_an_error(self):  # [14]
+        self.backup_fails("error", "Input/output error", error="EIO")
+
+    def test_backups_flush_fails(self):  # [14]
+        self.backup_fails("flush", "Input/output error", error="EIO")
+
+    def test_backups_journal_is_full(self):  # [13]
+        self.backup_fails("error", "No space left", error="ENOSPC", journal=True)
+
+    def test_backups_journal_cannot_be_flushed(self):  # [14]
+        self.backup_fails("flush", "Input/output error", error="EIO", journal=True)
+
+    def test_backups_disk_is_slow(self):  # [28]
+        limit = 8 * MIB
+        with faulty("slow", delay_ms=15) as disk, pair("b", disk=disk, disk_buffer_mib=8) as world:
+            client = boot(world, on_disk())
+            protect(world, timeout=180)
+            before = world.a.status()
+            begin, most = time.monotonic(), {"held": 0, "behind": 0}
+
+            def slowed():
+                on_a, on_b = world.a.status(), world.b.status()
+                self.assertEqual(on_a["state"], "protected", on_a["reason"])
+                most["held"] = max(most["held"], on_a["disks"]["held_bytes"]["used"])
+                most["behind"] = max(most["behind"], on_b["disks"]["replica"]["behind_bytes"])
+                return time.monotonic() > begin + 15
+
+            wait_until("some time to pass", slowed, 60)
+            after = world.a.status()
+            epochs = after["epochs"]["acked"] - before["epochs"]["acked"]
+            took_s = time.monotonic() - begin
+            print(f"{epochs} epochs in {took_s:.1f} s, held {most['held'] / MIB:.2f} MiB, "
+                  f"behind {most['behind'] / MIB:.2f} MiB, commit p50 {after['commit_ms']['p50']:.0f} ms")
+            self.assertGreater(epochs, 5)
+            self.assertLessEqual(most["held"], 2 * limit)
+            self.assertLessEqual(most["behind"], 4 * limit)
+            write_more(client)
+            survives(self, world, client)
+
+    def primary_fails(self, kind):
+        """The primary's disk fails: that is told to the guest, which goes on, protected, as on any machine
+        whose disk has failed; nothing that it acknowledged is lost."""
+        with faulty(kind) as disk, pair("a", disk=disk) as world:
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            begin = time.monotonic()
+            disk.fail()
+            serial = os.path.join(world.dir, "serial.log")
+
+            def told():
+                with open(serial, encoding="utf-8", errors="replace") as file:
+                    return "I/O error" in file.read()
+
+            wait_until("the guest to be told", told, 60)
+            self.assertGreater(disk.failures(), 0)
+            acknowledged = client.ask("progress")
+            disk.heal()
+            # It runs, and is protected; what keeps books on that disk has stopped to.
+            self.assertTrue(go_on(client, time.monotonic()))
+            self.assertEqual(world.a.status()["state"], "protected")
+            seen = client.ask("progress")
+            for store in ("records", "database"):
+                self.assertLessEqual(seen[store], acknowledged[store] + 1, "nothing is stored any more")
+            begin, end = world.a.kill()
+            self.assertTrue(go_on(client, end, timeout=60))
+            known = os.path.join(world.dir, "acknowledged.json")
+            client.ask(f"acknowledged {known}")
+            found = client.ask(f"finish {begin} {end}")
+            for store in ("records", "database"):  # not in a guest whose file system has given up
+                found.pop(store)
+            self.assertEqual(complaints(found), [])
+            world.b.must("stop", "vm1")
+            on_b = disk_check.check(world.disk_of("b"), disk_check.load_acknowledged(known))
+            self.assertEqual((on_b["records"]["lost"], on_b["database"]["lost"]), (0, 0), on_b)
+            self.assertEqual(on_b["database"]["integrity"], "ok", on_b)
+
+    def test_primarys_disk_has_an_error(self):  # [15]
+        self.primary_fails("error")
+
+    def test_primarys_flush_fails(self):  # [15]
+        self.primary_fails("flush")
+
+    def test_primarys_disk_grows(self):  # [16]
+        with pair() as world:
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            here, there = world.disk_of("a"), world.disk_of("b")
+            old = os.path.getsize(here)
+            self.assertEqual(world.a.status()["disks"]["notes"], [])
+            os.truncate(here, old + 32 * MIB)
+            write_more(client)
+            status = world.a.status()
+            self.assertEqual((status["state"], status["disks"]["bytes"]), ("protected", old))
+            self.assertIn("stopped and started", status["disks"]["notes"][0])
+            self.assertIn(f"{old + 32 * MIB} bytes by now", world.a.must("status", "vm1"))
+            # At the next start the guest has all of it, and so has its replica.
+            begin = time.monotonic()
+            self.assertEqual(complaints({**client.ask(f"finish {begin} {begin}"), "failover_ms": 0}), [])
+            client.end()
+            world.a.must("unprotect", "vm1")
+            world.a.must("stop", "vm1")
+            world.a.must("start", "vm1")
+            self.assertEqual(world.a.status()["disks"]["bytes"], old + 32 * MIB)
+            client = world.client(disk_ms=25)
+            client.ask("connect", timeout=90)
+            protect(world)
+            self.assertEqual(os.path.getsize(there), old + 32 * MIB)
+            write_more(client)
+            settled(world)
+            survives(self, world, client)
+
+
+class DiskSteps(unittest.TestCase):
+    """The backup's daemon is killed at each step between the receipt of an epoch and its last flush."""
+    IN_FIRST_SYNC = ("disk.marked", "disk.begun")
+
+    def test_backup_killed_at_every_step(self):  # [3, 14]
+        build = os.environ.get("REMUSD_FAULTS_BUILD", os.path.join(ROOT, "build", "asan"))
+        program = os.path.join(build, "remusd")
+        steps = [name for name in fail_points.names(program) if name.startswith("disk.")]
+        self.assertTrue(steps, f"{program} has no fail points")
+        with pair() as world:
+            table = os.path.join(world.b.dir, "fail-points")
+            points = fail_points.FailPoints(table, program)
+            self.addCleanup(points.close)
+            world.b.program, world.b.environment = program, {"REMUSD_FAIL_POINT_TABLE": table}
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            for step in steps:
+                with self.subTest(step=step):
+                    self.killed_at(world, client, points, step)
+            survives(self, world, client)
+
+    def killed_at(self, world, client, points, step):
+        if step in self.IN_FIRST_SYNC:
+            world.a.must("unprotect", "vm1")
+            points.arm(step, "kill")
+            world.a.cli("protect", "vm1", "--peer", "b", "--timeout", "60s", timeout=70)
+        else:
+            # The log lets go of its epochs now and then only.
+            points.arm(step, "kill", 1 if step == "disk.flushed" else 5)
+        wait_until(f"death at {step}", lambda: world.b.daemon.poll() is not None, 120)
+        world.a.wait_state("unprotected", timeout=60)
+        points.disarm()
+        write_more(client, 10)
+        world.b.start(timeout=30)
+        protect(world)
+        write_more(client, 10)
+        settled(world)
+
+
+if __name__ == "__main__":
+    unittest.main()
