@@ -150,10 +150,10 @@ class DiskFault(unittest.TestCase):
             write_more(client)
             survives(self, world, client)
 
-    def primary_fails(self, kind):
+    def primary_fails(self, kind, error="EIO"):
         """The primary's disk fails: that is told to the guest, which goes on, protected, as on any machine
         whose disk has failed; nothing that it acknowledged is lost."""
-        with faulty(kind) as disk, pair("a", disk=disk) as world:
+        with faulty(kind, error=error) as disk, pair("a", disk=disk) as world:
             client = boot(world, on_disk())
             protect(world)
             write_more(client)
@@ -190,6 +190,9 @@ class DiskFault(unittest.TestCase):
 
     def test_primarys_disk_has_an_error(self):  # [15]
         self.primary_fails("error")
+
+    def test_primarys_disk_is_full(self):  # [15]
+        self.primary_fails("error", error="ENOSPC")
 
     def test_primarys_flush_fails(self):  # [15]
         self.primary_fails("flush")
@@ -234,7 +237,7 @@ class DiskSteps(unittest.TestCase):
         program = os.path.join(build, "remusd")
         steps = [name for name in fail_points.names(program) if name.startswith("disk.")]
         self.assertTrue(steps, f"{program} has no fail points")
-        with pair() as world:
+        with pair(disk_buffer_mib=8) as world:
             table = os.path.join(world.b.dir, "fail-points")
             points = fail_points.FailPoints(table, program)
             self.addCleanup(points.close)

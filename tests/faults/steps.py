@@ -202,5 +202,5 @@ def add_scenarios(program):
     add((4, 5), "epoch_refused", epoch_refused)
     add((36,), "scan_fails", scan_fails)
     add((31,), "load_fails", load_fails)
-    # Those of a replica's disks have a test of their own, with a guest that has some: disk_fault_real_test.py.
+    # Those of disks have a test of their own, with a guest that has some: tests/disk_fault_real_test.py.
     return [name for name in found if name not in WAYS and not name.startswith("disk.")]
