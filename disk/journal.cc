@@ -26,21 +26,42 @@ ReadLog reader_of(Medium& file) {
   return [&file](uint64_t at, std::span<std::byte> out) { return file.read(kJournalLogAt + at, out); };
 }
 
-/// The newest epoch of which the log has every record, each of them one that can be applied.
-Result<uint64_t> last_whole_epoch(const JournalHeader& header, Medium& file) {
+/// The newest epoch of which the log has every record, each of them one that can be applied, and where the
+/// log's part that counts ends.
+struct Reached {
+  uint64_t epoch = 0, position = 0;
+};
+
+Result<Reached> last_whole_epoch(const JournalHeader& header, Medium& file) {
   LogScan scan(header, reader_of(file));
   LogScan::Record record;
-  uint64_t reached = header.epoch, ignored = 0;
+  Reached reached{header.epoch, header.position};
+  uint64_t ignored = 0;
   const std::span<const uint64_t> sizes(header.disk_bytes, header.disks);
   for (;;) {
     REMUSD_ASSIGN(const bool more, scan.next(&record));
     if (!more) break;
     REMUSD_TRY(ckpt::check_disk(record.body, sizes, &ignored).with_context("journal"));
     REMUSD_TRY(ckpt::verify_disk(record.body).with_context("journal"));
-    if (record.head.last != 0) reached = record.head.epoch;
+    if (record.head.last != 0) reached = {record.head.epoch, scan.position()};
   }
   REMUSD_TRY(scan.check_end());
   return reached;
+}
+
+/// What can be read need not be on the medium: the process may have ended before it flushed, or the flush
+/// have failed, of which the kernel tells nobody twice. Were power lost in the middle of a replay, the disks
+/// would have runs of an epoch that the log has lost. So it is written once more.
+Status make_durable(const JournalHeader& header, Medium& file, uint64_t end) {
+  Bytes piece;
+  for (uint64_t position = header.position; position < end;) {
+    const uint64_t at = position % header.log_bytes;
+    piece.resize(std::min<uint64_t>({end - position, header.log_bytes - at, kGatherBytes}));
+    REMUSD_TRY(file.read(kJournalLogAt + at, piece));
+    REMUSD_TRY(file.write(kJournalLogAt + at, piece));
+    position += piece.size();
+  }
+  return file.flush();
 }
 
 Status replay(const JournalHeader& header, Medium& file, const Media& disks, uint64_t reached,
@@ -94,8 +115,9 @@ Status recover(Medium& file, const Media& disks, Recovered* recovered) {
   if (!std::equal(sizes.begin(), sizes.end(), header.disk_bytes, header.disk_bytes + header.disks,
                   std::greater_equal<>()))
     return {Code::invalid, "journal: the guest's disks are not the ones that it is for, or smaller"};
-  REMUSD_ASSIGN(const uint64_t reached, last_whole_epoch(header, file));
-  REMUSD_TRY(replay(header, file, disks, reached, recovered));
+  REMUSD_ASSIGN(const Reached reached, last_whole_epoch(header, file));
+  REMUSD_TRY(make_durable(header, file, reached.position));
+  REMUSD_TRY(replay(header, file, disks, reached.epoch, recovered));
   REMUSD_TRY(flush_all(disks));
   REMUSD_ASSIGN(Journal journal, Journal::open(file, sizes));
   return journal.start(recovered->session, recovered->epoch, recovered->generation);

@@ -260,6 +260,30 @@ TEST_F(DiskJournal, SmallerDisksAreNotReplayedOnAndLargerOnesAre) {
   EXPECT_TRUE(content() == epochs_.image(epochs_.last()));
 }
 
+TEST_F(DiskJournal, WhatOnlyMemoryHasOfTheLogIsMadeDurableBeforeItIsReplayed) {
+  std::array<int, 2> ends{};
+  for (uint64_t operation = 0; operation < 16; ++operation) {
+    for (uint32_t seed = 0; seed < 20; ++seed) {
+      epochs_ = Epochs(seed);
+      begin();
+      append_and_flush(1);
+      const uint64_t durable = epochs_.last();
+      append();
+      power_.fail_at(1, EIO);
+      EXPECT_FALSE(journal_->flush().ok());
+      power_.fail_at(Power::kNever, 0);
+      power_.cut_at(operation);
+      (void)recovered();
+      power_.cycle(seed);
+      ASSERT_OK(recovered());
+      ASSERT_GE(epoch_, durable);
+      ASSERT_TRUE(content() == epochs_.image(epoch_)) << operation << ", seed " << seed;
+      ++ends[epoch_ == durable ? 0 : 1];
+    }
+  }
+  for (const int end : ends) EXPECT_GT(end, 10);
+}
+
 TEST_F(DiskJournal, AFailureOfAMediumWhileReplayingIsHandedOnAndCanBeRepeated) {
   append_and_flush(4);
   int failed = 0;
