@@ -42,8 +42,13 @@ void Receiver::tell_of_disks() {
 /// Every epoch that counts is in the files.
 Status Receiver::drain_disks() {
   if (!disks_) return {};
-  // What is acknowledged is applied, the store has handed all of it over.
-  return disks_->promote(Clock::now() + kDrainPatience);
+  // What is acknowledged is applied, the store has handed all of it over. Whoever gives up loses the guest:
+  // only disks that do nothing at all for that long have failed.
+  for (;;) {
+    const uint64_t before = disks_->replica_stats().applied_runs;
+    Status drained = disks_->promote(Clock::now() + kDrainPatience);
+    if (drained.code() != Code::timed_out || disks_->replica_stats().applied_runs == before) return drained;
+  }
 }
 
 }  // namespace remusd::backup
