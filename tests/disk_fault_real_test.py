@@ -132,24 +132,21 @@ class DiskFault(unittest.TestCase):
         with faulty("slow", delay_ms=4) as disk, pair("b", disk=disk, disk_buffer_mib=8) as world:
             client = boot(world, on_disk())
             protect(world, timeout=180)
-            before = world.a.status()
+            before = world.a.status()["epochs"]["acked"]
             begin, most = time.monotonic(), {"held": 0, "behind": 0}
 
-            def slowed():
+            def withheld():
                 on_a, on_b = world.a.status(), world.b.status()
                 self.assertEqual(on_a["state"], "protected", on_a["reason"])
                 most["held"] = max(most["held"], on_a["disks"]["held_bytes"]["used"])
                 most["behind"] = max(most["behind"], on_b["disks"]["replica"]["behind_bytes"])
-                return time.monotonic() > begin + 15
+                return on_a["commit_ms"]["p99"] > 100
 
-            wait_until("some time to pass", slowed, 60)
-            after = world.a.status()
-            epochs = after["epochs"]["acked"] - before["epochs"]["acked"]
-            took_s = time.monotonic() - begin
-            print(f"{epochs} epochs in {took_s:.1f} s, held {most['held'] / MIB:.2f} MiB, "
-                  f"behind {most['behind'] / MIB:.2f} MiB, commit p50 {after['commit_ms']['p50']:.0f} ms")
-            # What does not get to the disk in time is waited for: epochs become longer, and no more is kept.
-            self.assertGreater(epochs, 5)
+            # What does not get to the disk in time is waited for, and no more is kept.
+            wait_until("acknowledgements to be withheld", withheld, 120)
+            epochs = world.a.status()["epochs"]["acked"] - before
+            print(f"{epochs} epochs in {time.monotonic() - begin:.1f} s, held {most['held'] / MIB:.2f} MiB, "
+                  f"behind {most['behind'] / MIB:.2f} MiB")
             self.assertLessEqual(most["held"], 2 * limit)
             self.assertLessEqual(most["behind"], 4 * limit)
             write_more(client)
