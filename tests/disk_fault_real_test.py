@@ -240,7 +240,8 @@ class DiskSteps(unittest.TestCase):
         program = os.path.join(build, "remusd")
         steps = [name for name in fail_points.names(program) if name.startswith("disk.")]
         self.assertTrue(steps, f"{program} has no fail points")
-        with pair(disk_buffer_mib=8) as world:
+        # With sanitizers the daemon on b is slow, and nobody is to take that for a death.
+        with pair(disk_buffer_mib=8, heartbeat_lost=150) as world:
             table = os.path.join(world.b.dir, "fail-points")
             points = fail_points.FailPoints(table, program)
             self.addCleanup(points.close)
