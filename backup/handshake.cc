@@ -12,8 +12,8 @@ namespace {
 // Small guests: room for their device state, which does not shrink with their memory.
 constexpr size_t kStagingFloorBytes = 8u << 20;
 
-constexpr uint64_t kFeatures =
-    ckpt::kFeatureDelta | ckpt::kFeatureSeed | ckpt::kFeatureDisk | ckpt::kFeatureDiskTell;
+constexpr uint64_t kFeatures = ckpt::kFeatureDelta | ckpt::kFeatureSeed | ckpt::kFeatureDisk |
+                               ckpt::kFeatureHold | ckpt::kFeatureDiskTell;
 
 size_t default_staging_limit(size_t memory_bytes) {
   return memory_bytes + std::max(memory_bytes / 8, kStagingFloorBytes);
@@ -143,16 +143,23 @@ Status Handshake::on_facts(const ckpt::FrameView& frame) {
 Status Handshake::open_disks() {
   if (definition_.disks.empty()) return {};
   definition_ = guest::of_the_other_host(std::move(definition_));
+  if (guest::holds_disks(definition_)) {
+    if ((features_ & ckpt::kFeatureHold) == 0)
+      return {Code::invalid, "a disk is held, and the primary did not say that it can"};
+    if (!options_.may_hold) return {Code::unsafe, "this node keeps no guest whose disks are held"};
+    REMUSD_TRY(options_.may_hold(peer_));
+  }
   REMUSD_ASSIGN(const std::vector<guest::DiskEndpoint> endpoints,
                 guest::disks_of(definition_, options_.driver));
   std::vector<disk::DiskFile> files;
   for (size_t i = 0; i < endpoints.size(); ++i)
     files.push_back({endpoints[i].name, endpoints[i].path, endpoints[i].socket_path,
-                     definition_.disks[i].bytes, endpoints[i].read_only});
+                     definition_.disks[i].bytes, endpoints[i].read_only, definition_.disks[i].held()});
   disk::DisksOptions options;
   options.limit_bytes = options_.disk_limit_bytes;
   options.journal_path = options_.journals_dir + "/" + vm_ + ".journal";
   options.map_path = options_.journals_dir + "/" + vm_ + ".map";
+  options.held_path = options_.journals_dir + "/" + vm_ + ".held";
   disk::ReplicaOptions replica;
   replica.limit_bytes = options_.disk_limit_bytes;
   replica.session = session_;

@@ -179,6 +179,8 @@ Status Receiver::on_frame(const ckpt::FrameView& frame) {
       return on_input(frame);
     case ckpt::FrameType::disk_ask:
       return on_disk_ask(frame);
+    case ckpt::FrameType::settled:
+      return on_settled(frame);
     case ckpt::FrameType::pages:
     case ckpt::FrameType::keep:
     case ckpt::FrameType::disk:
@@ -204,8 +206,9 @@ Status Receiver::on_handshake_frame(const ckpt::FrameView& frame) {
                  (handshake_.features() & ckpt::kFeatureDelta) != 0);
   disks_ = handshake_.take_disks();
   if (disks_) {
-    feed_.emplace(*disks_->replica(), handshake_.generation());
-    store_->use_disks(disks_->sizes(), &*feed_);
+    const uint32_t held = disks_->tap().held_disks();
+    feed_.emplace(disks_->replica(), handshake_.generation(), held, options_.disk_limit_bytes);
+    store_->use_disks(disks_->sizes(), &*feed_, held);
   }
   if ((handshake_.features() & ckpt::kFeatureSeed) != 0) {
     seeder_.emplace(standby_->memory(),
@@ -259,7 +262,7 @@ Status Receiver::on_data(const ckpt::FrameView& frame) {
   if (frame.type() != ckpt::FrameType::commit) {
     REMUSD_TRY(store_->add(frame));
     // Of the first sync nothing is acknowledged that could be withheld.
-    if (feed_ && epoch == 1 && feed_->behind())
+    if (feed_ && epoch == 1 && feed_->behind() && disks_->replica() != nullptr)
       (void)disks_->replica()->await_room(Clock::now() + options_.heartbeat_interval);
     return {};
   }
@@ -293,6 +296,19 @@ Status Receiver::on_input(const ckpt::FrameView& frame) {
   REMUSD_TRY(ckpt::decode(frame.body, &input));
   if (!core_.planned()) return Status(Code::corrupt, "INPUT outside a switchover");
   input_.take(input);
+  return {};
+}
+
+Status Receiver::on_settled(const ckpt::FrameView& frame) {
+  ckpt::Settled settled;
+  REMUSD_TRY(ckpt::decode(frame.body, &settled));
+  if (!feed_ || !feed_->holds()) return Status(Code::corrupt, "SETTLED of a guest without held disks");
+  if (settled.epoch > core_.acked() || settled.epoch <= feed_->kept().settled_epoch()) {
+    return Status(Code::corrupt, "SETTLED of epoch " + std::to_string(settled.epoch) + " after epoch " +
+                                     std::to_string(feed_->kept().settled_epoch()) + ", acknowledged " +
+                                     std::to_string(core_.acked()));
+  }
+  feed_->kept().settled(settled.epoch);
   return {};
 }
 
@@ -444,7 +460,7 @@ void Receiver::load() {
 
 void Receiver::promote() {
   fail_point("backup.won");
-  if (disks_ && disks_->replica() != nullptr) {
+  if (disks_) {
     if (const Status drained = drain_disks(); !drained.ok()) return core_.promotion_done(drained, &actions_);
   }
   auto running = promotion_.run(*standby_, *store_, handshake_.vm());

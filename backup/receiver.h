@@ -54,6 +54,7 @@ class Receiver {
   Status on_order(const ckpt::FrameView& frame);
   Status on_input(const ckpt::FrameView& frame);
   Status on_disk_ask(const ckpt::FrameView& frame);
+  Status on_settled(const ckpt::FrameView& frame);
   void after_handshake_step();
   Status named(const Status& why) const;
   void apply_some();

@@ -21,10 +21,15 @@ Status Receiver::on_disk_ask(const ckpt::FrameView& frame) {
 void Receiver::feed_disks() {
   if (!feed_ || core_.final()) return;
   send_acks(/*just_decided=*/false);
+  const bool waits = core_.state() == State::syncing || core_.state() == State::standby;
+  if (feed_->kept().over_limit() && waits) {
+    return end(Status(Code::exhausted, "the primary has " + std::to_string(feed_->kept().bytes()) +
+                                           " bytes to write to shared storage, which is more than is kept "
+                                           "here: give both hosts the same disk_buffer_mib"));
+  }
   if (disks_->replica() == nullptr) return;
   tell_of_disks();
   const Status failure = disks_->replica()->failure();
-  const bool waits = core_.state() == State::syncing || core_.state() == State::standby;
   if (!failure.ok() && waits) end(failure.with_context("the replica of its disks is lost"));
 }
 
@@ -41,7 +46,13 @@ void Receiver::tell_of_disks() {
 
 /// Every epoch that counts is in the files.
 Status Receiver::drain_disks() {
-  if (!disks_) return {};
+  if (!disks_ || disks_->promoted()) return {};
+  if (feed_->holds()) {
+    REMUSD_TRY(disks_->lock_held(Clock::now() + kDrainPatience).with_context("take over shared storage"));
+    REMUSD_TRY(feed_->kept()
+                   .apply(disk::media_of(disks_->files()))
+                   .with_context("bring what was committed to shared storage"));
+  }
   // What is acknowledged is applied, the store has handed all of it over. Whoever gives up loses the guest:
   // only disks that do nothing at all for that long have failed.
   for (;;) {

@@ -29,7 +29,12 @@ void Receiver::publish(bool tell) {
     snapshot.promote_seconds = promote_seconds_;
     snapshot.memory_bytes = ckpt::link_memory_bytes(options_.link, options_.tls != nullptr);
     snapshot.staged_bytes = 0;
-    if (disks_) snapshot.disks = disks_->replica_stats();
+    if (disks_) {
+      snapshot.disks = disks_->replica_stats();
+      snapshot.disks.disks = static_cast<uint32_t>(disks_->files().size());
+      snapshot.disks.held = disks_->tap().held_disks();
+      if (feed_) snapshot.disks.kept_bytes = feed_->kept().bytes();
+    }
     snapshot.memory_bytes += snapshot.disks.memory_bytes();
     if (store_) {
       snapshot.received = store_->staged();

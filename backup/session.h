@@ -50,7 +50,10 @@ struct Options {
   netbuf::NetOptions net;
   uint64_t disk_limit_bytes = 64u << 20;  // of what waits for the disks here
   std::string journals_dir;               // and maps, of guests with disks, by their names
-  std::string files_dir;                  // boot files received from the peer, named by digest
+  /// Whether a guest may be kept for `peer` whose disks lie on storage that both hosts see, where a write of
+  /// the peer's may still be under way when this host takes over. Empty: none may.
+  std::function<Status(const std::string& peer)> may_hold;
+  std::string files_dir;  // boot files received from the peer, named by digest
   /// Switches the host of `peer` off and says whether it is: the guest is promoted only once it said ok.
   /// Blocks until it knows or is told to stop. Empty: the right to run is enough.
   std::function<Status(const std::string& peer, const std::stop_token& stop)> fence;

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "backup/held_epochs.h"
 #include "ckpt/fail_point.h"
 #include "ckpt/page_codec.h"
 
@@ -83,6 +84,7 @@ Status Store::add_disk(const ckpt::FrameView& frame) {
   const uint64_t epoch = frame.header.epoch;
   uint64_t raw_bytes = 0;
   Status status = ckpt::check_disk(frame.body, disk_sizes_, &raw_bytes);
+  if (status.ok()) status = is_held(frame.body, held_).status();
   if (status.ok()) status = ckpt::verify_disk(frame.body);
   if (!status.ok()) return status.with_context("epoch " + std::to_string(epoch));
   REMUSD_ASSERT(disks_ != nullptr, "a guest without disks has no run that fits");

@@ -54,11 +54,12 @@ class Store {
   /// Before the first frame.
   void begin_with(SeededPages pages) { seeded_ = std::move(pages); }
 
-  /// The guest has disks of these sizes; without this every DISK frame is refused. `sink` outlives the Store.
-  /// Before the first frame.
-  void use_disks(std::vector<uint64_t> disk_bytes, DiskSink* sink) {
+  /// The guest has disks of these sizes; without this every DISK frame is refused. `held`: those that are, a
+  /// bit each: a body has runs of them or of others. `sink` outlives the Store. Before the first frame.
+  void use_disks(std::vector<uint64_t> disk_bytes, DiskSink* sink, uint32_t held = 0) {
     disk_sizes_ = std::move(disk_bytes);
     disks_ = sink;
+    held_ = held;
   }
 
   /// A PAGES, KEEP, DISK, DEVICE or BASE frame. `corrupt` for bytes that cannot be trusted or an epoch out of
@@ -131,6 +132,7 @@ class Store {
   std::deque<Staged> staged_epochs_;
   std::vector<uint64_t> disk_sizes_;
   DiskSink* disks_ = nullptr;
+  uint32_t held_ = 0;
   size_t blob_bytes_ = 0, disk_body_bytes_ = 0;  // of the open and the staged epochs
   uint64_t staged_ = 0;
   uint64_t applied_ = 0;

@@ -49,7 +49,8 @@ enum class FrameType : uint16_t {
   goodbye = 13,    // both ways: orderly end, with reason
   order = 14,      // P->B: operator's order for the backup to take over; B->P: asks for a switchover
   disk = 16,       // P->B: runs of bytes that the epoch changes on the guest's disks
-  // 17..31 are kept for disks, 32..47 for encryption and identity.
+  settled = 17,    // P->B: held disks: what was acknowledged is on the shared storage
+  // 18..31 are kept for disks, 32..47 for encryption and identity.
   seed = 48,                     // B->P: what the standby's memory begins with, as digests of its pages
   keep = 49,                     // P->B: pages of it that are right (epoch 1)
   heartbeat = 1 | kOptionalBit,  // both ways
@@ -63,13 +64,14 @@ enum class FrameType : uint16_t {
 constexpr bool is_known(uint16_t type) {
   const uint16_t number = type & static_cast<uint16_t>(~kOptionalBit);
   if ((type & kOptionalBit) != 0) return number >= 1 && number <= 6;
-  return (number >= 1 && number <= 14) || number == 16 || number == 48 || number == 49;
+  return (number >= 1 && number <= 14) || number == 16 || number == 17 || number == 48 || number == 49;
 }
 
 /// Feature bits of HELLO.
 inline constexpr uint64_t kFeatureDelta = 1u << 0;     // delta and delta_lz4 below, of pages and device state
 inline constexpr uint64_t kFeatureSeed = 1u << 1;      // SEED and KEEP
 inline constexpr uint64_t kFeatureDisk = 1u << 2;      // DISK; required by a primary whose guest has disks
+inline constexpr uint64_t kFeatureHold = 1u << 3;      // SETTLED; required when a disk is held
 inline constexpr uint64_t kFeatureDiskTell = 1u << 4;  // DISK_ASK and DISK_TELL
 
 /// How one page is encoded in a PAGES frame, or a part of a blob. 16 and above only under kFeatureDelta.

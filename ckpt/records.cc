@@ -254,6 +254,17 @@ Status decode(View body, Input* record) {
   return in.finish();
 }
 
+void encode(const Settled& record, Bytes* out) {
+  put(record.epoch, out);
+}
+
+Status decode(View body, Settled* record) {
+  Cursor in("SETTLED", body);
+  record->epoch = in.get<uint64_t>("epoch");
+  in.require(record->epoch > 0, "epoch", "is 0");
+  return in.finish();
+}
+
 Status decode_text(View body, std::string_view* text) {
   Cursor in("DEFINITION or FACTS", body);
   in.require(!body.empty() && body.size() <= kMaxTextBytes, "text", "is empty or too long");

@@ -90,6 +90,10 @@ enum class OrderKind : uint16_t { failover = 1, switchover = 2 };
 struct Order {
   OrderKind kind = OrderKind::failover;
 };
+/// Of held disks: all that epoch `epoch` and those before it changed is on the shared storage, and flushed.
+struct Settled {
+  uint64_t epoch = 0;
+};
 struct Input {
   uint16_t card = 0;  // of the guest's network cards, in the order of the definition
   View frame;         // an Ethernet frame; into the record's body
@@ -107,6 +111,7 @@ void encode(const Heartbeat& record, Bytes* out);
 void encode(const Progress& record, Bytes* out);
 void encode(const Order& record, Bytes* out);
 void encode(const Input& record, Bytes* out);
+void encode(const Settled& record, Bytes* out);
 
 Status decode(View body, Hello* record);
 Status decode(View body, Refuse* record);
@@ -120,6 +125,7 @@ Status decode(View body, Heartbeat* record);
 Status decode(View body, Progress* record);
 Status decode(View body, Order* record);
 Status decode(View body, Input* record);
+Status decode(View body, Settled* record);
 
 /// DEFINITION and FACTS: the body is the JSON text itself, 1 to kMaxTextBytes bytes. *text lies in the body.
 Status decode_text(View body, std::string_view* text);

@@ -147,6 +147,7 @@ Status read_file(const std::string& path, Config* config, std::string* arbiter_a
                         choice_field("when_slow", {"stretch", "unprotect"}, &config->when_slow),
                         integer_field("slow_after_ms", 100, 600000, &config->slow_after_ms),
                         integer_field("slow_bound_ms", 10, 60000, &config->slow_bound_ms),
+                        bool_field("hold_without_fence", &config->hold_without_fence),
                         bool_field("reprotect", &config->reprotect),
                         integer_field("reprotect_min_ms", 10, 600000, &config->reprotect_min_ms),
                         integer_field("reprotect_max_ms", 10, 3600000, &config->reprotect_max_ms),

@@ -59,6 +59,7 @@ struct Config {
   std::string when_slow = "stretch";  // or "unprotect"
   int slow_after_ms = 5000;
   int slow_bound_ms = 500;
+  bool hold_without_fence = false;  // the storage of held disks fences by itself
   bool reprotect = true;
   int reprotect_min_ms = 1000, reprotect_max_ms = 30000;
   std::string record_path;

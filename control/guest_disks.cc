@@ -14,19 +14,30 @@ std::string journals_dir(const Config& config) {
   return config.state_dir;
 }
 
+std::string held_path(const Config& config, const std::string& vm) {
+  return journals_dir(config) + "/" + vm + ".held";
+}
+
+bool disks_are_behind(const Config& config, const std::string& vm) {
+  return ::access(held_path(config, vm).c_str(), F_OK) == 0;
+}
+
 Result<std::shared_ptr<disk::Disks>> open_disks(const guest::Definition& definition, const Config& config,
                                                 bool lives) {
   if (definition.disks.empty()) return std::shared_ptr<disk::Disks>();
   REMUSD_ASSIGN(const std::vector<guest::DiskEndpoint> endpoints,
                 guest::disks_of(definition, driver_options(config)));
   std::vector<disk::DiskFile> files;
-  for (const guest::DiskEndpoint& endpoint : endpoints)
-    files.push_back({endpoint.name, endpoint.path, endpoint.socket_path, 0, endpoint.read_only});
+  for (size_t i = 0; i < endpoints.size(); ++i)
+    files.push_back({endpoints[i].name, endpoints[i].path, endpoints[i].socket_path, 0,
+                     endpoints[i].read_only, definition.disks[i].held()});
   disk::DisksOptions options;
   options.limit_bytes = static_cast<uint64_t>(config.disk_buffer_mib) << 20;
   options.journal_path = journals_dir(config) + "/" + definition.name + ".journal";
   options.map_path = journals_dir(config) + "/" + definition.name + ".map";
+  options.held_path = held_path(config, definition.name);
   if (lives) (void)::unlink(options.journal_path.c_str());
+  if (!lives) (void)::unlink(options.held_path.c_str());
   REMUSD_ASSIGN(std::unique_ptr<disk::Disks> disks, disk::Disks::open(files, options));
   return std::shared_ptr<disk::Disks>(std::move(disks));
 }
@@ -53,7 +64,13 @@ std::string note_of(const disk::LocalFile& file) {
 
 }  // namespace
 
+std::string disk_mode(bool held) {
+  return std::string(held ? guest::DiskDefinition::kHold : guest::DiskDefinition::kReplicate);
+}
+
 void fill_disks(const disk::Disks& disks, DisksStatus* status) {
+  status->modes.clear();
+  for (const bool held : disks.held()) status->modes.push_back(disk_mode(held));
   status->bytes = 0;
   status->each.clear();
   for (size_t i = 0; i < disks.files().size(); ++i) {

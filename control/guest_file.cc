@@ -36,8 +36,11 @@ std::vector<TomlField> nic_fields(guest::NicDefinition* nic) {
 }
 
 std::vector<TomlField> disk_fields(guest::DiskDefinition* disk) {
-  return {text_field("name", &disk->name), text_field("path", &disk->path),
-          text_field("backup_path", &disk->backup_path), bool_field("read_only", &disk->read_only),
+  return {text_field("name", &disk->name),
+          text_field("path", &disk->path),
+          text_field("backup_path", &disk->backup_path),
+          bool_field("read_only", &disk->read_only),
+          choice_field("mode", {"replicate", "hold"}, &disk->mode),
           choice_field("model", {"virtio-blk-pci"}, &disk->model)};
 }
 

@@ -51,6 +51,13 @@ void GuestHost::settle_leftover() {
   if (!lives(*leftover_)) return drop_leftover("stopped", "its process ended while no daemon watched it");
   if (!record.ok()) return keep_leftover(record.status().with_context("the arbiter does not answer"));
   if (!known) return keep_leftover(Status(Code::unavailable, "the arbiter has no record of it: restore it"));
+  if ((*record)->owner == context_.config.node && disks_are_behind(context_.config, name_)) {
+    Status ended = end_process(*leftover_);
+    if (!ended.ok()) return keep_leftover(ended);
+    return drop_leftover("stopped",
+                         "what it had written to its held disks was in the memory of a daemon that is gone: "
+                         "the guest that was left was ended, its backup may take over");
+  }
   if ((*record)->owner == context_.config.node) {
     const Status adopted = adopt_leftover();
     return adopted.ok() ? void() : keep_leftover(adopted);

@@ -107,6 +107,12 @@ void GuestHost::fill_backup(const backup::Snapshot& snapshot, GuestStatus* statu
   status->memory_bytes = snapshot.memory_bytes;
   status->staging_used_bytes = snapshot.staged_bytes;
   status->staging_limit_bytes = snapshot.staging_limit_bytes;
+  if (snapshot.disks.disks > 0) {
+    status->disks.modes.clear();
+    for (uint32_t i = 0; i < snapshot.disks.disks; ++i)
+      status->disks.modes.push_back(disk_mode((snapshot.disks.held >> i & 1U) != 0));
+  }
+  status->disks.kept_bytes = snapshot.disks.kept_bytes;
   status->disks.behind_bytes = snapshot.disks.behind_bytes;
   status->disks.applied_bytes = snapshot.disks.applied_bytes;
   status->disks.applied_epoch = snapshot.disks.applied_epoch;

@@ -47,6 +47,7 @@ json disks_json(const DisksStatus& disks) {
   json each = json::array();
   for (const DiskStatus& disk : disks.each) each.push_back(disk_json(disk));
   return {{"each", each},
+          {"modes", disks.modes},
           {"notes", disks.notes},
           {"bytes", disks.bytes},
           {"sync",
@@ -62,6 +63,7 @@ json disks_json(const DisksStatus& disks) {
           {"committed_bytes", disks.committed_bytes},
           {"replica",
            {{"behind_bytes", disks.behind_bytes},
+            {"kept_bytes", disks.kept_bytes},
             {"applied_bytes", disks.applied_bytes},
             {"applied_epoch", disks.applied_epoch},
             {"durable_epoch", disks.durable_epoch}}}};

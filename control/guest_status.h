@@ -38,12 +38,14 @@ struct DiskStatus {
 struct DisksStatus {
   std::vector<DiskStatus> each;
   std::vector<std::string> notes;  // what an operator should know of them
-  uint64_t bytes = 0;  // of all of them
+  std::vector<std::string> modes;  // by disk
+  uint64_t bytes = 0;              // of all of them
   uint64_t sync_total_bytes = 0, sync_copied_bytes = 0, sync_sent_bytes = 0, sync_changed_bytes = 0;
   bool sync_by_map = false;
   disk::VerifyProgress verify;
   uint64_t verifies = 0;
   uint64_t held_bytes = 0, limit_bytes = 0, waits = 0, written_bytes = 0, committed_bytes = 0;
+  uint64_t kept_bytes = 0;  // of held disks, on the backup
   uint64_t behind_bytes = 0, applied_bytes = 0, applied_epoch = 0, durable_epoch = 0;
 };
 

@@ -29,6 +29,18 @@ backup::Options session_options(const Config& config) {
   options.files_dir = config.state_dir + "/files";
   options.disk_limit_bytes = static_cast<uint64_t>(config.disk_buffer_mib) << 20;
   options.journals_dir = journals_dir(config);
+  options.may_hold = [config](const std::string& peer) -> Status {
+    const auto fence = config.fences.find(peer);
+    if (config.hold_without_fence || (fence != config.fences.end() && !fence->second.command.empty()))
+      return {};
+    return {Code::unsafe,
+            "node " + config.node + " has no fence agent for node " + peer +
+                ": a write of its to a held disk could reach the shared storage after this node "
+                "took over; set 'fence' in [peer." +
+                peer +
+                "] there, or hold_without_fence where "
+                "the storage itself keeps a host out"};
+  };
   const bool any = std::any_of(config.fences.begin(), config.fences.end(),
                                [](const auto& fence) { return !fence.second.command.empty(); });
   if (!any) return options;

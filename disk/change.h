@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "ckpt/format.h"
@@ -30,6 +31,13 @@ struct Change {
       0;  // of this guest's changes, from 1, rising, without a gap; asked again it is the same
 };
 
+/// What becomes of a change that was taken: it is made on the local disk, or it is kept in memory and done
+/// with that, or its disk is broken.
+enum class Fate : uint8_t { make, keep, refuse };
+/// The same for a flush: carried out, answered at once, refused, or kept waiting until Server::retry().
+enum class FlushFate : uint8_t { make, answer, refuse, wait };
+struct KeptRun;
+
 /// Told of requests before they are carried out. All calls come from the server's thread, and may not block.
 class Observer {
  public:
@@ -50,6 +58,22 @@ class Observer {
   virtual bool flush_may_wait() = 0;
   /// Such a flush of nobody's has been made good, or has failed with this errno value.
   virtual void flushed_later(int error) = 0;
+
+  // Of disks whose changes may be kept in memory instead (tap.h).
+  /// Of the change that changing() has just taken. One that is not made is told to changed() at once.
+  virtual Fate fate(const Change& /*change*/) { return Fate::make; }
+  virtual FlushFate flush_fate(size_t /*disk*/) { return FlushFate::make; }
+  /// What is kept of a run, before the local disk is looked at; null: nothing. `content`: with its bytes.
+  virtual std::unique_ptr<KeptRun> kept(size_t /*disk*/, uint64_t /*offset*/, uint64_t /*bytes*/,
+                                        bool /*content*/);
+};
+
+/// Asked before anything else of a change happens. Server's thread; does not block.
+class ChangeGate {
+ public:
+  virtual ~ChangeGate() = default;
+  /// False: it waits, as for room.
+  virtual bool touch(const Change& change) = 0;
 };
 
 }  // namespace remusd::disk

@@ -29,7 +29,9 @@ Copier::Copier(std::span<const LocalFile> files, Tap& tap, uint64_t bytes_per_se
       counterpart_(counterpart),
       key_(ckpt::make_digest_key()) {
   for (const LocalFile& file : files_) marks_.emplace_back(file.bytes());
-  tap_.mark([this](const Change& change) { marks_[change.disk].mark(change.offset, change.bytes); });
+  tap_.mark([this](const Change& change) {
+    if (!is_held(change.disk)) marks_[change.disk].mark(change.offset, change.bytes);
+  });
   thread_ = std::thread([this] {
     begin_thread("disksync");
     run();
@@ -78,7 +80,7 @@ Status Copier::copy() {
   }
   // Again before the log begins: it has been some time.
   REMUSD_TRY(copy_marked());
-  tap_.log();
+  REMUSD_TRY(begin_log());
   for (;;) {
     // In this order: what is done marks before it stops being under way.
     const bool under_way = tap_.unlogged() > 0;
@@ -87,10 +89,31 @@ Status Copier::copy() {
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, kUnderWayLook, [this] { return stop_; });
   }
+  REMUSD_TRY(flush_held());
   if (!body_.empty()) REMUSD_TRY(hand_over());
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return ready_.empty() || stop_; });
   return stop_ ? Status(Code::unavailable, "the first sync was stopped") : Status();
+}
+
+/// Waits until all that an earlier session kept of held disks is on them.
+Status Copier::begin_log() {
+  for (;;) {
+    REMUSD_ASSIGN(const bool may, tap_.may_log());
+    if (may) break;
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, kUnderWayLook, [this] { return stop_; }))
+      return {Code::unavailable, "the first sync was stopped"};
+  }
+  tap_.log();
+  return {};
+}
+
+/// What was written before the tap kept it is on the medium when the first epoch is committed.
+Status Copier::flush_held() {
+  for (size_t disk = 0; disk < files_.size(); ++disk)
+    if (is_held(disk) && !files_[disk].read_only()) REMUSD_TRY(files_[disk].flush());
+  return {};
 }
 
 Status Copier::first_pass() {
@@ -125,14 +148,15 @@ Status Copier::find_spans(std::vector<Span>* spans) {
     const ckpt::SessionId ours = counterpart_.map->point();
     if (ours != ckpt::SessionId{} && ours == theirs) {
       counterpart_.map->for_each(bits, [&](size_t disk, uint64_t offset, uint64_t bytes) {
-        spans->push_back({disk, offset, bytes});
+        if (!is_held(disk)) spans->push_back({disk, offset, bytes});
       });
       const std::lock_guard lock(mutex_);
       progress_.by_map = true;
       return {};
     }
   }
-  for (size_t disk = 0; disk < files_.size(); ++disk) spans->push_back({disk, 0, files_[disk].bytes()});
+  for (size_t disk = 0; disk < files_.size(); ++disk)
+    if (!is_held(disk)) spans->push_back({disk, 0, files_[disk].bytes()});
   return {};
 }
 

@@ -13,6 +13,9 @@
 // again. finish() lets the tap log, and copies what is marked until nothing is, and nothing that began before
 // is under way: what was copied is then no newer than epoch 1, and the log of epoch 1 goes over it.
 //
+// Of held disks (tap.h) there is nothing to copy: the backup sees them. What was written to them before the
+// tap keeps it is flushed by finish().
+//
 // Bounds: kMaxReady bodies wait for the ship thread; the marks take 1 MiB a disk at most, a mark standing for
 // 4 KiB, or more where a disk has more than 32 GiB.
 //
@@ -98,11 +101,14 @@ class Copier {
   Status compare(const Span& span);
   void ask(const Span& span, uint64_t offset);
   Status copy_marked();
+  Status begin_log();
+  Status flush_held();
   Status copy_region(size_t disk, uint64_t offset, uint64_t bytes);
   void looked_at(size_t disk, uint64_t offset, uint64_t bytes);
   Status add(const ckpt::DiskRun& run);
   Status hand_over();
   uint64_t marked_bytes() const;
+  bool is_held(size_t disk) const { return (tap_.held_disks() >> disk & 1U) != 0; }
   Status await(Stage stage);
 
   const std::span<const LocalFile> files_;

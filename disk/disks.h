@@ -23,6 +23,7 @@
 #include "disk/local_file.h"
 #include "disk/nbd_server.h"
 #include "disk/replica.h"
+#include "disk/settler.h"
 #include "disk/sync_point.h"
 #include "disk/tap.h"
 
@@ -36,12 +37,14 @@ struct DiskFile {
   std::string socket_path;  // the hypervisor connects here
   uint64_t bytes = 0;
   bool read_only = false;
+  bool held = false;  // on storage that both hosts see (tap.h)
 };
 
 struct DisksOptions {
   uint64_t limit_bytes = 64u << 20;  // of the tap (tap.h), and of a replica (replica.h)
   std::string journal_path;          // of the replica; empty: there is none
   std::string map_path = {};         // of the sync point; empty: none is kept, a resync looks at everything
+  std::string held_path = {};  // a file that is there while what a running guest wrote may be in memory alone
 };
 
 class Disks {
@@ -86,24 +89,37 @@ class Disks {
   /// What the tap and a first sync hold at most.
   uint64_t protection_bytes() const;
 
-  /// Null once a guest runs on them.
+  /// By disk.
+  const std::vector<bool>& held() const { return held_; }
+  /// Before a standby's guest may run here: the held disks are ours alone. Tries until `deadline`.
+  Status lock_held(Time deadline);
+  Status flush_held() const;
+  bool promoted() const { return promoted_; }
+
+  /// Null once a guest runs on them, and when all of them are held.
   Replica* replica() { return promoted_ ? nullptr : replica_.get(); }
   ReplicaStats replica_stats() const { return replica_ ? replica_->stats() : ReplicaStats(); }
-  /// All that was committed is in the files, and the guest may run on them; its flushes wait until the
-  /// journal has let go of them. Nothing is committed any more.
+  /// All that was committed is in the files (of held ones: the caller has seen to that), and the guest may
+  /// run on them; its flushes wait until the journal has let go of them. Nothing is committed any more.
   Status promote(Time deadline);
 
  private:
-  Disks(std::vector<LocalFile> files, const DisksOptions& options);
+  Disks(std::vector<LocalFile> files, const std::vector<DiskFile>& disks, const DisksOptions& options);
   static Result<std::unique_ptr<Disks>> open_files(const std::vector<DiskFile>& disks,
-                                                   const DisksOptions& options);
+                                                   const DisksOptions& options, bool standby);
   Status serve(const std::vector<DiskFile>& disks);
   Status open_map();
   Status settle_journal();
   void replay_journal();
+  Status reread_replica() const;
+  Media media() const;
+  Status note_held() const;
+  void forget_held() const;
+  void unlock_held() const;
   void on_replica();
 
   const std::vector<LocalFile> files_;
+  const std::vector<bool> held_;
   std::vector<std::string> names_;
   const DisksOptions options_;
   Tap tap_;
@@ -115,7 +131,8 @@ class Disks {
   std::function<void()> changed_;  // until it is promoted: whoever asked for it may be gone then
   std::unique_ptr<Replica> replica_;
   std::atomic<bool> promoted_{false};
-  std::unique_ptr<Server> server_;  // last: it uses the rest
+  std::unique_ptr<Server> server_;    // it uses the rest
+  std::unique_ptr<Settler> settler_;  // when a disk is held
 };
 
 }  // namespace remusd::disk

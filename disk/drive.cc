@@ -87,6 +87,15 @@ void Drive::extents(Job* job) {
   owner_->done(job, 0);
 }
 
+void Drive::lay_over(const KeptRun& kept, Job* job) {
+  if (job->request.command == nbd::Command::read)
+    return kept.lay_over({job->content.data(), job->request.bytes});
+  const size_t most = job->request.has(nbd::kReqOne) ? 1 : kMaxExtents;
+  const std::span room(job->content.data(), kMaxExtents * sizeof(nbd::Extent));
+  const size_t count = kept.lay_over_extents(room, job->reply_bytes / sizeof(nbd::Extent), most);
+  job->reply_bytes = static_cast<uint32_t>(count * sizeof(nbd::Extent));
+}
+
 void Drive::change(Job* job) {
   using nbd::Command;
   job->begin = job->request.offset;

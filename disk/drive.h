@@ -49,6 +49,8 @@ class Drive {
   /// Asks the file system where data lies (lseek): that looks at metadata only, and does not leave the
   /// thread.
   void extents(Job* job);
+  /// What was kept goes over what these two have found.
+  static void lay_over(const KeptRun& kept, Job* job);
 
   /// Somebody else has changed the file: what was flushed says nothing any more.
   void doubt() { ++made_; }

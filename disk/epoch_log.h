@@ -25,8 +25,8 @@ class EpochLog {
   EpochLog(EpochLog&&) = default;
   EpochLog& operator=(EpochLog&&) = default;
 
-  /// `data` of a write is copied.
-  void add(const Change& change, std::span<const std::byte> data);
+  /// `data` of a write is copied; returns where to, which stays as long as the log.
+  const std::byte* add(const Change& change, std::span<const std::byte> data);
   bool empty() const { return runs_ == 0; }
   /// How much held_bytes() may rise by adding it.
   uint64_t cost(const Change& change) const;
@@ -35,8 +35,24 @@ class EpochLog {
   uint64_t written_bytes() const { return written_bytes_; }  // as the guest wrote them, repeats and all
 
   /// Takes the next runs, in order of disk and place, as one DISK body at the end of *out; *raw_bytes is what
-  /// they change. False when none is left. No add() after the first take().
-  bool take(ckpt::DiskBody* body, ckpt::Bytes* out, uint64_t* raw_bytes);
+  /// they change. A body has runs of disks in the set `apart` (a bit each) or of others, never of both. False
+  /// when none is left. No add() after the first take(). The log still has what was taken.
+  bool take(ckpt::DiskBody* body, ckpt::Bytes* out, uint64_t* raw_bytes, uint32_t apart = 0);
+
+  /// All runs of the disks in the set, in order of disk and place, until `visit(run, data)` is not ok. Not
+  /// while add() is called; together with take() from another thread.
+  template <typename Visit>
+  Status each(uint32_t disks, Visit visit) const {
+    for (size_t disk = 0; disk < kMaxDisks; ++disk) {
+      if ((disks >> disk & 1U) == 0) continue;
+      for (const auto& [offset, run] : disks_[disk])
+        if (Status status = visit_run(visit, {disk, run.kind, offset, run.bytes, 0}, run.data); !status.ok())
+          return status;
+    }
+    return {};
+  }
+  /// Whether a disk of the set was changed.
+  bool touches(uint32_t disks) const;
 
  private:
   static constexpr uint64_t kRunCost = 96;  // a node of the map
@@ -48,6 +64,10 @@ class EpochLog {
   };
   using Runs = std::map<uint64_t, Run>;  // by offset, without overlaps
 
+  template <typename Visit>
+  static Status visit_run(Visit& visit, const Change& run, const std::byte* data) {
+    return visit(run, data);
+  }
   bool fits(uint64_t bytes) const { return bytes <= kBlockBytes - block_used_; }
   void cut(Runs* runs, uint64_t offset);
   std::byte* keep(std::span<const std::byte> data);
@@ -56,7 +76,8 @@ class EpochLog {
   std::vector<std::unique_ptr<std::byte[]>> blocks_;
   size_t block_used_ = kBlockBytes;  // of the last one
   uint64_t runs_ = 0, held_bytes_ = 0, written_bytes_ = 0;
-  size_t taking_ = 0;  // disk that take() has come to
+  size_t taking_ = 0;      // disk that take() has come to
+  uint64_t taken_to_ = 0;  // and how far
 };
 
 }  // namespace remusd::disk

@@ -4,9 +4,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "disk/buffer_pool.h"
 #include "disk/change_order.h"
+#include "disk/kept_run.h"
 #include "disk/nbd_request.h"
 #include "disk/operation.h"
 
@@ -29,7 +31,8 @@ struct Job final : Operation, ChangeOrder::Entry {
   uint32_t done = 0;         // bytes of it
   uint32_t reply_bytes = 0;  // of the content, that follow the head
   Way way = Way::write;
-  uint64_t sequence = 0;  // of a change that the observer was told of
+  uint64_t sequence = 0;          // of a change that the observer was told of
+  std::unique_ptr<KeptRun> kept;  // of a read or a block status, to be laid over what the file has
   nbd::ReplyHead head;
 };
 

@@ -22,13 +22,17 @@ constexpr uint64_t kSectorBytes = 512;
 /// first ones: QEMU's image locks lie at 100 (permissions taken) and 200 (permissions not shared).
 constexpr off_t kLockFirst = 100, kLockBytes = 200;
 
-Status lock(int fd, bool read_only, const std::string& path) {
+bool set_lock(int fd, int type) {
   struct flock want {};
-  want.l_type = static_cast<short>(read_only ? F_RDLCK : F_WRLCK);
+  want.l_type = static_cast<short>(type);
   want.l_whence = SEEK_SET;
   want.l_start = kLockFirst;
   want.l_len = kLockBytes;
-  if (::fcntl(fd, F_OFD_SETLK, &want) == 0) return {};
+  return ::fcntl(fd, F_OFD_SETLK, &want) == 0;
+}
+
+Status lock_file(int fd, bool read_only, const std::string& path) {
+  if (set_lock(fd, read_only ? F_RDLCK : F_WRLCK)) return {};
   if (errno == EAGAIN || errno == EACCES)
     return {Code::unsafe, "lock disk " + path + ": somebody else uses it"};
   return Status::from_errno("lock disk " + path);
@@ -63,10 +67,15 @@ Result<uint64_t> size_of(int fd, const std::string& path) {
 }  // namespace
 
 Result<LocalFile> LocalFile::open(const std::string& path, bool read_only) {
+  REMUSD_ASSIGN(LocalFile file, open_unlocked(path, read_only));
+  REMUSD_TRY(lock_file(file.fd(), read_only, path));
+  return file;
+}
+
+Result<LocalFile> LocalFile::open_unlocked(const std::string& path, bool read_only) {
   ScopedFd fd(::open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
   if (!fd) return Status::from_errno("open disk " + path);
   REMUSD_ASSIGN(const uint64_t bytes, size_of(fd.get(), path));
-  REMUSD_TRY(lock(fd.get(), read_only, path));
   return LocalFile(std::move(fd), path, bytes, read_only);
 }
 
@@ -86,6 +95,30 @@ Status LocalFile::fit(uint64_t bytes) {
     return Status::from_errno(sizes + ": it cannot be made longer");
   bytes_ = bytes;
   return {};
+}
+
+void LocalFile::drop_cache() const {
+  (void)::ioctl(fd(), BLKFLSBUF, 0);
+  (void)::posix_fadvise(fd(), 0, 0, POSIX_FADV_DONTNEED);
+}
+
+Status LocalFile::reread() const {
+  REMUSD_TRY(flush());
+  drop_cache();
+  return {};
+}
+
+Status LocalFile::lock() const {
+  REMUSD_TRY(lock_file(fd(), read_only_, path_));
+  drop_cache();  // A network file system does so with the lock; of a block device nobody tells the kernel.
+  REMUSD_ASSIGN(const uint64_t bytes, size_of(fd(), path_));
+  if (bytes == bytes_) return {};
+  return {Code::unsafe,
+          "disk " + path_ + " has " + std::to_string(bytes) + " bytes by now, not " + std::to_string(bytes_)};
+}
+
+void LocalFile::unlock() const {
+  (void)set_lock(fd(), F_UNLCK);
 }
 
 Status LocalFile::failed(const char* what, uint64_t offset, uint64_t bytes) const {

@@ -21,6 +21,12 @@ class LocalFile {
   /// `invalid` when it is neither a regular file nor a block device, is empty, no multiple of 512 bytes, or
   /// larger than kMaxDiskBytes.
   static Result<LocalFile> open(const std::string& path, bool read_only = false);
+  /// The same without the lock, for storage that another host has: to look at, until lock().
+  static Result<LocalFile> open_unlocked(const std::string& path, bool read_only = false);
+  /// `unsafe` when somebody else has it. What the kernel remembers of the content is forgotten: it may be
+  /// older than what is there.
+  Status lock() const;
+  void unlock() const;
 
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
@@ -43,6 +49,9 @@ class LocalFile {
   /// What was written is on the medium. After a failure nothing is known of it, and trying again proves
   /// nothing.
   Status flush() const;
+  /// What is read from here on is on the medium: a flush that failed may have left other bytes in the page
+  /// cache than there.
+  Status reread() const;
 
   /// Where the next run that may hold other than zeros lies, from `offset` on; begin == bytes() when there is
   /// none. What the file system does not tell counts as data.
@@ -55,6 +64,7 @@ class LocalFile {
   LocalFile(ScopedFd fd, std::string path, uint64_t bytes, bool read_only)
       : fd_(std::move(fd)), path_(std::move(path)), bytes_(bytes), read_only_(read_only) {}
   Status failed(const char* what, uint64_t offset, uint64_t bytes) const;
+  void drop_cache() const;
   Status write_zeros(uint64_t offset, uint64_t bytes) const;
 
   ScopedFd fd_;

@@ -111,9 +111,12 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   void close(Connection* connection);
   Port& port_of(const Connection& connection);
   Room& room_of(const nbd::Request& request) { return request.changes() ? changes_room_ : reads_room_; }
+  size_t disk_of(const Job& job) const;
   Change change_of(const Job& job) const;
   bool tell(Job* job);
   void change(Job* job);
+  void make(Job* job);
+  bool look_at_kept(Job* job);
   void flush(Job* job);
   void tell_held();
 
@@ -378,6 +381,7 @@ void Server::Loop::release(Job* job) {
   room.bytes += job->content.size;
   room.grew = true;
   pool_.give(std::exchange(job->content, {}));
+  job->kept.reset();
   job->connection->tally().in_flight.fetch_sub(1, kRelaxed);
   free_jobs_.push_back(job);
 }
@@ -389,6 +393,7 @@ void Server::Loop::refuse(Job* job, nbd::Error error) {
 
 void Server::Loop::done(Job* job, int error) {
   if (error != 0) return refuse(job, nbd::error_of(error));
+  if (job->kept != nullptr) Drive::lay_over(*job->kept, job);
   job->connection->answer(job, nbd::Error::none);
 }
 
@@ -401,7 +406,7 @@ void Server::Loop::carry_out(Job* job) {
     case Command::read:
       tally.reads.fetch_add(1, kRelaxed);
       tally.read_bytes.fetch_add(bytes, kRelaxed);
-      return drive.read(job);
+      return look_at_kept(job) ? done(job, 0) : drive.read(job);
     case Command::write:
       tally.writes.fetch_add(1, kRelaxed);
       tally.written_bytes.fetch_add(bytes, kRelaxed);
@@ -417,6 +422,7 @@ void Server::Loop::carry_out(Job* job) {
     case Command::cache:
       return drive.cache(job);
     case Command::block_status:
+      (void)look_at_kept(job);
       return drive.extents(job);
     case Command::disconnect:
       break;
@@ -424,9 +430,14 @@ void Server::Loop::carry_out(Job* job) {
   REMUSD_ASSERT(false, "only requests that were checked are carried out");
 }
 
+size_t Server::Loop::disk_of(const Job& job) const {
+  size_t disk = 0;
+  while (&ports_[disk]->drive != job.drive) ++disk;
+  return disk;
+}
+
 Change Server::Loop::change_of(const Job& job) const {
-  Change change{0, ChangeKind::punch, job.request.offset, job.request.bytes, job.sequence};
-  while (&ports_[change.disk]->drive != job.drive) ++change.disk;
+  Change change{disk_of(job), ChangeKind::punch, job.request.offset, job.request.bytes, job.sequence};
   if (job.request.command == nbd::Command::write) {
     change.kind = ChangeKind::write;
   } else if (Drive::keeps_room(job.request)) {
@@ -447,11 +458,33 @@ bool Server::Loop::tell(Job* job) {
   return true;
 }
 
+/// A change that was told of.
+void Server::Loop::make(Job* job) {
+  changing_.fetch_add(1);
+  const Fate fate = options_.observer != nullptr ? options_.observer->fate(change_of(*job)) : Fate::make;
+  if (fate == Fate::make) return job->drive->change(job);
+  changed(job);
+  if (fate == Fate::refuse) return done(job, EIO);
+  return job->request.has(nbd::kFua) ? flush(job) : done(job, 0);
+}
+
+/// Before the file is. True: it need not be.
+bool Server::Loop::look_at_kept(Job* job) {
+  if (options_.observer == nullptr) return false;
+  const bool read = job->request.command == nbd::Command::read;
+  job->kept = options_.observer->kept(disk_of(*job), job->request.offset, job->request.bytes, read);
+  return read && job->kept != nullptr && job->kept->whole();
+}
+
 void Server::Loop::flush(Job* job) {
   Observer* observer = options_.observer;
   if (observer != nullptr && observer->flush_held()) return held_flushes_.push_back(job);
   if (doubt_.exchange(false))
     for (const auto& port : ports_) port->drive.doubt();
+  const FlushFate fate = observer != nullptr ? observer->flush_fate(disk_of(*job)) : FlushFate::make;
+  if (fate == FlushFate::wait) return held_flushes_.push_back(job);
+  if (fate == FlushFate::refuse || (fate == FlushFate::answer && job->drive->broken())) return done(job, EIO);
+  if (fate == FlushFate::answer) return done(job, 0);
   if (job->drive->broken() || observer == nullptr || !observer->flush_may_wait())
     return job->drive->flush(job);
   Drive* drive = job->drive;  // of which an answered job knows nothing
@@ -462,10 +495,7 @@ void Server::Loop::flush(Job* job) {
 void Server::Loop::change(Job* job) {
   // It could not be made good: then it is not begun either.
   if (job->request.has(nbd::kFua) && job->drive->broken()) return done(job, EIO);
-  if (held_.empty() && tell(job)) {
-    changing_.fetch_add(1);
-    return job->drive->change(job);
-  }
+  if (held_.empty() && tell(job)) return make(job);
   job->connection->tally().held.fetch_add(1, kRelaxed);
   held_.push_back(job);
 }
@@ -476,8 +506,7 @@ void Server::Loop::tell_held() {
     Job* job = held_.front();
     held_.pop_front();
     job->connection->tally().held.fetch_sub(1, kRelaxed);
-    changing_.fetch_add(1);
-    job->drive->change(job);
+    make(job);
   }
 }
 

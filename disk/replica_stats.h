@@ -18,6 +18,8 @@ struct ReplicaStats {
   uint64_t applied_bytes = 0, applied_runs = 0;
   uint64_t journal_bytes = 0;       // written to it
   uint64_t journal_live_bytes = 0;  // that would be replayed
+  uint32_t disks = 0, held = 0;     // how many the guest has; those that are held, a bit each
+  uint64_t kept_bytes = 0;          // of held ones, until the primary has written them
   uint64_t journal_flushes = 0, disk_flushes = 0;
 
   /// What the replica holds at most, for a caller that keeps to its limit; 0: there is none.

@@ -7,38 +7,65 @@
 
 namespace remusd::disk {
 
+/// A change larger than the bound is taken alone.
+bool Tap::has_room(const Change& change) const {
+  const uint64_t overlay = hold_.has(change.disk) ? Overlay::kMostCost : 0;
+  return held_bytes() == 0 || held_bytes() + open_->log.cost(change) + overlay <= limit_bytes_;
+}
+
 bool Tap::changing(const Change& change, std::span<const std::byte> data) {
-  if (gate_ != nullptr && !gate_->touch(change)) return false;
+  // Held disks are the same for both hosts.
+  if (gate_ != nullptr && !hold_.has(change.disk) && !gate_->touch(change)) return false;
   const std::lock_guard lock(mutex_);
-  if (mode_ == Mode::logging) {
-    // A change larger than the bound is taken alone.
-    const bool room = held_bytes() == 0 || held_bytes() + open_.cost(change) <= limit_bytes_;
-    if (!room && !pausing_) {
+  const bool held = hold_.has(change.disk);
+  const bool keeps = held && hold_.keeps(), refuses = held && hold_.broken(change.disk);
+  fate_ = refuses ? Fate::refuse : keeps ? Fate::keep : Fate::make;
+  if (refuses) {
+    under_way_.emplace(change.sequence, Way::kept);
+    return true;
+  }
+  if (held && hold_.waits()) {
+    waiting_ = true;
+    return false;
+  }
+  const bool logs = keeps || (!held && mode_ == Mode::logging);
+  if (logs) {
+    if (!has_room(change) && !pausing_) {
       if (!waiting_) ++stats_.waits;
       waiting_ = true;
       return false;
     }
-    open_.add(change, data);
+    const std::byte* const content = open_->log.add(change, data);
+    if (keeps) hold_.keep(change, content, open_->number);
     stats_.written_bytes += change.bytes;
   } else {
     ++unlogged_;
+    if (held) hold_.pass();
     if (mark_) mark_(change);
   }
-  if (watch_) watch_(change);
+  if (follow_) follow_(change);
   newest_change_ = change.sequence;
-  under_way_.emplace(change.sequence, mode_ == Mode::logging);
+  under_way_.emplace(change.sequence, keeps ? Way::kept : logs ? Way::logged : Way::passes);
   return true;
+}
+
+Fate Tap::fate(const Change&) {
+  return fate_;
 }
 
 void Tap::changed(const Change& change) {
   const std::lock_guard lock(mutex_);
   const auto one = under_way_.find(change.sequence);
   REMUSD_ASSERT(one != under_way_.end(), "what is done has begun");
-  const bool logged = one->second;
+  const Way way = one->second;
   under_way_.erase(one);
-  if (watch_) watch_(change);
-  if (logged) return;
+  if (follow_) follow_(change);
+  if (way != Way::passes) return;
   --unlogged_;
+  if (hold_.has(change.disk)) {
+    hold_.passed();
+    changed_.notify_all();
+  }
   // It may have been copied between its beginning and now.
   if (mark_) mark_(change);
 }
@@ -86,6 +113,10 @@ void Tap::log() {
   REMUSD_ASSERT(mode_ == Mode::marking, "the disks are copied before changes are logged");
   mode_ = Mode::logging;
   last_sealed_ = acked_ = 0;
+  heard_ = true;
+  settled_epoch_ = 0;
+  hold_.begin();
+  may_write_ = hold_.may_write();
 }
 
 TapPosition Tap::position() const {
@@ -95,14 +126,14 @@ TapPosition Tap::position() const {
   return position;
 }
 
-void Tap::watch(std::function<void(const Change& change)> watch) {
+void Tap::follow(std::function<void(const Change& change)> follow) {
   const std::lock_guard lock(mutex_);
-  watch_ = std::move(watch);
+  follow_ = std::move(follow);
 }
 
 bool Tap::await_acked(uint64_t epoch, Time deadline) const {
   std::unique_lock lock(mutex_);
-  acked_changed_.wait_until(lock, deadline, [&] { return mode_ != Mode::logging || acked_ >= epoch; });
+  changed_.wait_until(lock, deadline, [&] { return mode_ != Mode::logging || acked_ >= epoch; });
   return mode_ == Mode::logging && acked_ >= epoch;
 }
 
@@ -121,6 +152,8 @@ void Tap::pausing() {
   {
     const std::lock_guard lock(mutex_);
     pausing_ = true;
+    // Output is held from just before the first pause on.
+    if (mode_ == Mode::logging) heard_ = false;
     retry = take_waiting();
   }
   if (retry) retry_();
@@ -136,24 +169,27 @@ void Tap::seal(uint64_t epoch) {
   if (mode_ != Mode::logging) return;  // It has ended meanwhile.
   REMUSD_ASSERT(epoch == last_sealed_ + 1, "epochs are sealed in order");
   last_sealed_ = epoch;
-  if (open_.empty()) return;
-  auto sealed = std::make_shared<Sealed>();
-  sealed->epoch = epoch;
-  sealed->held_bytes = open_.held_bytes();
-  sealed->log = std::exchange(open_, EpochLog());
-  sealed_bytes_ += sealed->held_bytes;
-  sealed_.push_back(std::move(sealed));
+  close_open(epoch);
+}
+
+void Tap::close_open(uint64_t epoch) {
+  if (open_->log.empty()) return;
+  open_->epoch = epoch;
+  open_->held_bytes = open_->log.held_bytes();
+  sealed_bytes_ += open_->held_bytes;
+  sealed_.push_back(std::exchange(open_, std::make_shared<KeptLog>()));
+  open_->number = sealed_.back()->number + 1;
 }
 
 bool Tap::next(uint64_t epoch, ckpt::Bytes* out, uint64_t* raw_bytes) {
-  std::shared_ptr<Sealed> found;
+  std::shared_ptr<KeptLog> found;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& sealed : sealed_)
       if (sealed->epoch == epoch) found = sealed;
   }
   // Without the lock: compressing takes its time, and nobody else looks into a sealed log.
-  if (found == nullptr || !found->log.take(&body_, out, raw_bytes)) return false;
+  if (found == nullptr || !found->log.take(&body_, out, raw_bytes, hold_.disks())) return false;
   found->raw_bytes += *raw_bytes;
   return true;
 }
@@ -162,16 +198,21 @@ void Tap::acked(uint64_t epoch) {
   bool retry = false;
   {
     const std::lock_guard lock(mutex_);
-    const bool any = !sealed_.empty() && sealed_.front()->epoch <= epoch;
+    const uint64_t before = sealed_bytes_;
     while (!sealed_.empty() && sealed_.front()->epoch <= epoch) {
-      sealed_bytes_ -= sealed_.front()->held_bytes;
-      stats_.committed_bytes += sealed_.front()->raw_bytes;
+      std::shared_ptr<KeptLog> log = std::move(sealed_.front());
       sealed_.pop_front();
+      stats_.committed_bytes += log->raw_bytes;
+      if (log->log.touches(hold_.disks())) {
+        hold_.give(std::move(log));
+      } else {
+        sealed_bytes_ -= log->held_bytes;
+      }
     }
-    retry = any && take_waiting();
+    retry = sealed_bytes_ != before && take_waiting();
     acked_ = epoch;
   }
-  acked_changed_.notify_all();
+  changed_.notify_all();
   if (retry) retry_();
 }
 
@@ -180,17 +221,27 @@ void Tap::off() {
   {
     const std::lock_guard lock(mutex_);
     // The next session must not take for granted what an earlier one has logged and is still under way.
-    for (auto& [sequence, logged] : under_way_) logged = false;
-    unlogged_ = under_way_.size();
+    for (auto& [sequence, way] : under_way_) {
+      if (way == Way::logged) {
+        way = Way::passes;
+        ++unlogged_;
+      }
+    }
     mode_ = Mode::off;
     mark_ = nullptr;
     pausing_ = false;
-    open_ = EpochLog();
-    sealed_.clear();
-    sealed_bytes_ = 0;
+    hold_.freeze();
+    may_write_ = hold_.may_write();
+    if (!hold_.keeps()) {
+      for (const auto& log : sealed_) sealed_bytes_ -= log->held_bytes;
+      sealed_.clear();
+      const uint64_t number = open_->number;
+      open_ = std::make_shared<KeptLog>();
+      open_->number = number;
+    }
     retry = take_waiting();
   }
-  acked_changed_.notify_all();
+  changed_.notify_all();
   if (retry) retry_();
 }
 

@@ -15,10 +15,15 @@
 // false), and with them the guest's disk, until an epoch is acknowledged. In a pause all are taken: a guest
 // cannot stand before its requests are done, and it has but a few of them.
 //
-// Threads: Observer's calls from the server's thread, mark, log, pausing, seal and resumed from the epoch
-// thread, next and acked from the ship thread; the rest from any.
+// Disks that are *held* lie on storage that the backup sees, too: a change of theirs is kept instead of made,
+// and written when its epoch is acknowledged (hold.h).
+//
+// Threads: Observer's calls from the server's thread, mark, pausing, seal and resumed from the epoch thread,
+// may_log and log from the copier's, next and acked from the ship thread, "Settling" from the settler's; the
+// rest from any.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -27,40 +32,23 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "ckpt/clock.h"
 #include "disk/change.h"
 #include "disk/epoch_log.h"
+#include "disk/hold.h"
+#include "disk/tap_stats.h"
 
 namespace remusd::disk {
 
-struct TapStats {
-  uint64_t held_bytes = 0, limit_bytes = 0;
-  uint64_t waits = 0;            // times a change had to wait for room
-  uint64_t written_bytes = 0;    // by the guest, while it was logged
-  uint64_t committed_bytes = 0;  // sent and acknowledged: each byte once for each epoch
-  uint64_t flushes_later = 0;    // answered while the guest stood
-  int flush_error = 0;           // errno of one of those that failed; 0: none
-};
-
-/// How far the guest has come.
-struct TapPosition {
-  uint64_t open_epoch = 0;                 // takes the changes from now on
-  uint64_t newest_change = 0;              // sequence of the last one that was told
-  uint64_t oldest_under_way = UINT64_MAX;  // of those that are not done
-};
-
-/// Asked before anything else of a change happens. Server's thread; does not block.
-class ChangeGate {
- public:
-  virtual ~ChangeGate() = default;
-  /// False: it waits, as for room.
-  virtual bool touch(const Change& change) = 0;
-};
-
 class Tap : public Observer {
  public:
-  explicit Tap(uint64_t limit_bytes) : limit_bytes_(limit_bytes) {}
+  /// `held`: the disks that are held, a bit each. `begin_hold` is called before something is kept; its
+  /// failure is may_log()'s.
+  explicit Tap(uint64_t limit_bytes, uint32_t held = 0, std::function<Status()> begin_hold = {})
+      : limit_bytes_(limit_bytes), hold_(held), begin_hold_(std::move(begin_hold)) {}
 
   // Observer.
   bool changing(const Change& change, std::span<const std::byte> data) override;
@@ -68,6 +56,9 @@ class Tap : public Observer {
   bool flush_held() override;
   bool flush_may_wait() override;
   void flushed_later(int error) override;
+  Fate fate(const Change& change) override;
+  FlushFate flush_fate(size_t disk) override;
+  std::unique_ptr<KeptRun> kept(size_t disk, uint64_t offset, uint64_t bytes, bool content) override;
 
   /// Before the server starts; outlives it.
   void guard(ChangeGate* gate) { gate_ = gate; }
@@ -76,44 +67,73 @@ class Tap : public Observer {
 
   /// From now on `mark` is told of changes, when they begin and when they are done, on the server's thread.
   void mark(std::function<void(const Change& change)> mark);
+  /// False while what an earlier session kept is still being written; a failure: it could not be.
+  Result<bool> may_log();
   /// From now on changes go to epoch 1's log; those that began before are still told to `mark`. Does nothing
   /// once off() was called.
   void log();
-  /// Changes that began before log() and are not done yet.
-  uint64_t unlogged() const;
+  uint64_t unlogged() const;  // changes that began before log() and are not done yet
   TapPosition position() const;
   /// Told of changes like mark()'s, in every mode, until it is null. One at a time.
-  void watch(std::function<void(const Change& change)> watch);
+  void follow(std::function<void(const Change& change)> follow);
   /// Waits until `epoch` is acknowledged. False: not by then, or nothing is logged any more.
   bool await_acked(uint64_t epoch, Time deadline) const;
   /// No flush may be answered before let_flushes(): what lies beneath is not the guest's alone yet. Once,
   /// before the guest runs.
   void hold_flushes();
   void let_flushes();
-  /// The guest is about to be stopped, and runs on again.
-  void pausing();
+  void pausing();  // the guest is about to be stopped
   void resumed();
   /// The guest stands at the end of `epoch`, which rises by one from 1.
   void seal(uint64_t epoch);
   /// The next DISK body of `epoch`, appended to *out; false when there is none left. Epochs in order.
   bool next(uint64_t epoch, ckpt::Bytes* out, uint64_t* raw_bytes);
-  /// All of `epoch` and before is acknowledged.
-  void acked(uint64_t epoch);
-  /// What is held is forgotten, and changes pass.
+  void acked(uint64_t epoch);  // and all before it
+  /// The session is over. What is logged for the backup is forgotten, and changes pass. Of held disks this
+  /// decides nothing: what is kept stays, as after freeze().
   void off();
+
+  // Of held disks: who may write to them.
+  void freeze();
+  void won();
+  void lost();
+  uint32_t held_disks() const { return hold_.disks(); }
+  /// All of this epoch and before is on the shared storage, and flushed.
+  uint64_t settled_epoch() const { return settled_epoch_.load(); }
+  /// After freeze(): nothing is on its way to the shared storage any more, which is not locked either.
+  bool quiet() const;
+  /// After won(): nothing is kept any more, or it cannot be written. False: not by then.
+  bool await_passing(Time deadline);
+  /// The first of writing to a held disk.
+  Status hold_failure() const;
+  /// Called, without a lock, when one of these four may have changed. Null: nobody. Returns when no call is
+  /// under way.
+  void watch_hold(std::function<void()> changed);
+
+  // Settling.
+  using Logs = std::vector<std::shared_ptr<KeptLog>>;
+  /// Waits for it; `logs` are those to write, in order.
+  Hold::Chore next_chore(Logs* logs);
+  bool may_write() const { return may_write_.load(); }  // false: stop at once
+  /// The oldest so many logs are on the files, and flushed, but for those of disks that are broken.
+  void settled(size_t logs);
+  void broke(size_t disk, const Status& why);
+  void let_go();
+  void taken_back();
+  void drained();
+  void end_settling();  // once nothing is left that may be written
 
   TapStats stats() const;
 
  private:
   enum class Mode { off, marking, logging };
-  struct Sealed {
-    uint64_t epoch = 0;
-    EpochLog log;
-    uint64_t held_bytes = 0, raw_bytes = 0;
-  };
+  enum class Way : uint8_t { passes, logged, kept };
 
-  uint64_t held_bytes() const { return sealed_bytes_ + open_.held_bytes(); }
+  uint64_t held_bytes() const { return sealed_bytes_ + open_->log.held_bytes() + hold_.memory_bytes(); }
   bool take_waiting();
+  void close_open(uint64_t epoch);
+  void tell_hold(std::unique_lock<std::mutex>& lock, bool retry);
+  bool has_room(const Change& change) const;
 
   const uint64_t limit_bytes_;
   std::function<void()> retry_;
@@ -121,17 +141,25 @@ class Tap : public Observer {
   ckpt::DiskBody body_;  // ship thread
 
   mutable std::mutex mutex_;
-  mutable std::condition_variable acked_changed_;
   Mode mode_ = Mode::off;
-  std::function<void(const Change&change)> mark_, watch_;
-  std::map<uint64_t, bool>
-      under_way_;          // changes by their sequence: whether they are in a log of this session
-  uint64_t unlogged_ = 0;  // of them, those that are not
+  std::function<void(const Change&change)> mark_, follow_;
+  std::map<uint64_t, Way> under_way_;  // changes by their sequence; logged: in a log of this session
+  uint64_t unlogged_ = 0;              // of them, those that are not
   bool pausing_ = false, waiting_ = false, holds_flushes_ = false;
-  EpochLog open_;
-  std::deque<std::shared_ptr<Sealed>> sealed_;
+  std::shared_ptr<KeptLog> open_ = std::make_shared<KeptLog>();
+  std::deque<std::shared_ptr<KeptLog>> sealed_;  // not acknowledged
   uint64_t sealed_bytes_ = 0, last_sealed_ = 0, newest_change_ = 0, acked_ = 0;
   TapStats stats_;
+
+  Hold hold_;
+  std::function<Status()> begin_hold_;
+  Fate fate_ = Fate::make;  // of the last change
+  bool heard_ = true;       // what the guest says leaves at once
+  std::atomic<bool> may_write_{false};
+  std::atomic<uint64_t> settled_epoch_{0};
+  mutable std::condition_variable changed_;
+  std::mutex watch_mutex_;
+  std::function<void()> watch_;
 };
 
 }  // namespace remusd::disk

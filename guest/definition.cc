@@ -197,6 +197,9 @@ Status check_disks(const Definition& definition) {
     if (!names.insert(disk.name).second) return wrong(field + "name", disk.name, "a name of its own");
     REMUSD_TRY(check_disk_path(field + "path", disk.path, &paths));
     REMUSD_TRY(check_disk_path(field + "backup_path", disk.backup_path, &backup_paths));
+    if (disk.mode != DiskDefinition::kReplicate && disk.mode != DiskDefinition::kHold) {
+      return wrong(field + "mode", disk.mode, "replicate, hold");
+    }
     if (disk.model != "virtio-blk-pci") return wrong(field + "model", disk.model, "virtio-blk-pci");
   }
   return {};
@@ -248,6 +251,10 @@ bool is_name(std::string_view name) {
 }
 
 }  // namespace
+
+bool holds_disks(const Definition& definition) {
+  return std::ranges::any_of(definition.disks, &DiskDefinition::held);
+}
 
 Status complete_and_validate(Definition* definition) {
   Definition& d = *definition;

@@ -22,15 +22,20 @@ struct NicDefinition {
   bool operator==(const NicDefinition&) const = default;
 };
 
-/// A disk that is kept on both hosts. Its writes are held back like packets.
+/// replicate: kept on both hosts. hold: on storage that both hosts see; its writes are held back like
+/// packets.
 struct DiskDefinition {
+  static constexpr std::string_view kReplicate = "replicate", kHold = "hold";
+
   std::string name;         // [a-z][a-z0-9-]{0,15}; default: "disk" and its number
   std::string path;         // on this host: a raw file or a block device, absolute
   std::string backup_path;  // on the peer; default: the same path
   bool read_only = false;
   std::string model = "virtio-blk-pci";
   uint64_t bytes = 0;  // set by the host where the guest runs, for its peer; 0: not known
+  std::string mode{kReplicate};
 
+  bool held() const { return mode == kHold; }
   bool operator==(const DiskDefinition&) const = default;
 };
 
@@ -64,6 +69,8 @@ struct Definition {
 /// Fills what has a default that depends on other fields (MACs, TAP names, the disks' names and places), then
 /// checks every field; the error names the field and the values allowed.
 Status complete_and_validate(Definition* definition);
+/// Some disk of it is held.
+bool holds_disks(const Definition& definition);
 /// The same guest as its other host defines it: each disk's two paths change places.
 /// REQUIRES: complete_and_validate() has completed it.
 Definition of_the_other_host(Definition definition);

@@ -20,6 +20,7 @@ std::string to_json(const Definition& definition) {
                      {"read_only", disk.read_only},
                      {"model", disk.model},
                      {"bytes", disk.bytes}});
+    if (disk.held()) disks.back()["mode"] = disk.mode;  // what an older peer knows nothing of
   }
   json out{
       {"name", definition.name},
@@ -83,6 +84,7 @@ Result<Definition> definition_from_json(std::string_view text) {
       members.text("path", &disk.path, kMaxPathBytes);
       members.text("backup_path", &disk.backup_path, kMaxPathBytes);
       members.flag("read_only", &disk.read_only);
+      members.text("mode", &disk.mode, kMaxNameBytes);
       members.text("model", &disk.model, kMaxNameBytes);
       members.number("bytes", &disk.bytes);
       fields.note(members.finish());

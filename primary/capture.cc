@@ -202,6 +202,8 @@ Status Capture::first_sync() {
   if (options_.copier == nullptr) return sync_memory();
   REMUSD_TRY(disks_done(options_.copier->settle()));
   REMUSD_TRY(sync_memory());
+  // It stops the guest. From finish() to the first pause flushes of held disks wait, and a stop for them.
+  REMUSD_TRY(take_base());
   return disks_done(options_.copier->finish());
 }
 
@@ -211,12 +213,16 @@ Status Capture::disks_done(const Status& status) {
   return stopped();
 }
 
+Status Capture::take_base() {
+  if (!base_wanted_) return {};
+  REMUSD_ASSIGN(base_, guest_.base_stream());
+  REMUSD_TRY(check_blob("base stream", base_.size()));
+  base_wanted_ = false;
+  return {};
+}
+
 Status Capture::epoch(uint64_t number, EpochReason reason) {
-  if (base_wanted_) {
-    REMUSD_ASSIGN(base_, guest_.base_stream());
-    REMUSD_TRY(check_blob("base stream", base_.size()));
-    base_wanted_ = false;
-  }
+  REMUSD_TRY(take_base());
   bool waited = false;
   EpochSlot* slot = staging_.acquire_slot(&waited);
   if (slot == nullptr) return stopped();

@@ -109,6 +109,7 @@ class Capture {
   Status first_sync();
   Status sync_memory();
   Status disks_done(const Status& status);
+  Status take_base();
   std::unique_ptr<const SeedMap> await_seed();
   Status epoch(uint64_t number, EpochReason reason);
   Status last_epoch(uint64_t number);

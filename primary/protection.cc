@@ -82,6 +82,10 @@ Result<std::unique_ptr<Protection>> Protection::start(guest::Guest& guest,
                              (options.seed ? ckpt::kFeatureSeed : 0) |
                              (options.disks != nullptr ? ckpt::kFeatureDisk | ckpt::kFeatureDiskTell : 0);
   handshake.hello.features_required = options.disks != nullptr ? ckpt::kFeatureDisk : 0;
+  if (guest::holds_disks(definition)) {
+    handshake.hello.features |= ckpt::kFeatureHold;
+    handshake.hello.features_required |= ckpt::kFeatureHold;
+  }
   handshake.hello.session = make_session_id();
   handshake.hello.node = options.node;
   handshake.hello.vm = definition.name;

@@ -140,6 +140,10 @@ void Ship::run() {
   copier_.reset();
   verifier_.reset();
   end_disks();  // The copier may have let it log just now.
+  if (config_.options.disks != nullptr) {
+    if (core_.state() == State::unprotected) config_.options.disks->tap().won();
+    config_.options.disks->tap().watch_hold(nullptr);
+  }
   if (link_) link_->close(Status(Code::unavailable, "protection ended"));
   if (arbiter_thread_.joinable()) arbiter_thread_.join();
   wake_link_ = nullptr;
@@ -192,7 +196,8 @@ bool Ship::serve_mail() {
 
 void Ship::serve_link(Time now) {
   const bool more = pump(now);
-  if (core_.may_forward()) input_.forward(sender_.get());
+  tell_settled();
+  if (core_.may_forward() && !order_waits_) input_.forward(sender_.get());
   const bool agreed = handshake_ == nullptr || handshake_->agreed();
   if (agreed && !close_at_) sender_->heartbeat(now);
   if (close_at_ && (now >= *close_at_ || link_->drained())) {
@@ -437,6 +442,7 @@ void Ship::start_epochs() {
   start_disks(&options);
   capture_ = std::make_unique<Capture>(guest_, net_, *staging_, options);
   epochs_gone_ = false;
+  if (config_.options.disks != nullptr) config_.options.disks->tap().watch_hold([this] { wake(); });
   capture_->start();
 }
 
@@ -465,24 +471,24 @@ void Ship::carry_out(const Action& action) {
     case Action::Kind::release_through:
       return release(action.number);
     case Action::Kind::ask_arbiter:
+      freeze_disks();
       return ask(action.number);
     case Action::Kind::pass_output:
+      win_disks();
       fail_point("primary.before_pass");
       return net_.pass();
     case Action::Kind::fence:
       fail_point("primary.before_fence");
       net_.shut();
+      if (config_.options.disks != nullptr) config_.options.disks->tap().lost();
       // A guest that cannot be ended still cannot be heard: its gate is shut for good.
       (void)guest_.destroy();
       return;
-    case Action::Kind::send_order: {
-      ckpt::Bytes body;
-      ckpt::encode(ckpt::Order{core_.planned() ? ckpt::OrderKind::switchover : ckpt::OrderKind::failover},
-                   &body);
-      if (const Status status = sender_->send(FrameType::order, 0, body); !status.ok())
-        carry_out(core_.link_lost(status.with_context("order the backup to take over"), Clock::now()));
-      return;
-    }
+    case Action::Kind::send_order:
+      // The backup may write to shared storage from here on: nothing of ours is on its way there any more.
+      freeze_disks();
+      order_waits_ = config_.options.disks != nullptr && config_.options.disks->tap().held_disks() != 0;
+      return order_waits_ ? tell_settled() : send_order();
     case Action::Kind::send_goodbye:
       return send_goodbye();
     case Action::Kind::close_link:

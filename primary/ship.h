@@ -94,6 +94,10 @@ class Ship {
   void send_questions();
   void end_disks();
   void begin_verify();
+  void freeze_disks();
+  void win_disks();
+  void tell_settled();
+  void send_order();
   void send_goodbye();
   void close_link();
   void publish();
@@ -126,6 +130,9 @@ class Ship {
   bool epochs_gone_ = true;  // no epoch thread that will still put items
   bool drain_before_close_ = false;
   std::optional<Time> close_at_;
+  bool order_waits_ = false;   // until nothing is on its way to shared storage
+  uint64_t told_settled_ = 0;  // of held disks
+  bool told_hold_failure_ = false;
   Freshness freshness_;
   uint64_t to_release_ = 0;  // the newest acknowledged epoch; its output leaves on a fresh word of the backup
   Time next_tick_{};

@@ -1,12 +1,19 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// Ship: what it does for a guest's disks.
+// The ship thread: what it does about the guest's disks.
+#include <algorithm>
+
 #include "primary/ship.h"
 
 namespace remusd::primary {
+namespace {
 
 using ckpt::FrameType;
 
+/// How long output may wait, once the right to run was won, for what is kept of held disks to be on them.
+constexpr Duration kDrainDisks = std::chrono::seconds(5);
+
+}  // namespace
 void Ship::start_disks(CaptureOptions* options) {
   disk::Disks* disks = config_.options.disks;
   if (disks == nullptr) return;
@@ -57,13 +64,60 @@ void Ship::begin_verify() {
   snapshot_.disk_verify.failure = why;
 }
 
-/// Nothing is kept for the backup any more, and nothing of the guest waits for it.
+/// Nothing is kept for the backup any more, and nothing of the guest waits for it; but for what is kept of
+/// held disks, about which the right to run decides: freeze_disks(), win_disks(), or Tap::lost().
 void Ship::end_disks() {
   if (copier_) copier_->stop();
   if (inquiry_) inquiry_->stop();
   if (config_.options.disks == nullptr) return;
   config_.options.disks->end_session();
   config_.options.disks->tap().off();
+}
+
+/// The right to run is being decided: nothing is written to storage that the backup sees, too.
+void Ship::freeze_disks() {
+  if (config_.options.disks != nullptr) config_.options.disks->tap().freeze();
+}
+
+/// What the guest was told to be on its disks is on them before anybody outside hears of it, where that does
+/// not take too long: the guest's own flushes wait in any case.
+void Ship::win_disks() {
+  if (config_.options.disks == nullptr) return;
+  disk::Tap& tap = config_.options.disks->tap();
+  tap.won();
+  (void)tap.await_passing(Clock::now() + kDrainDisks);
+}
+
+void Ship::tell_settled() {
+  if (config_.options.disks == nullptr || !capture_ || !core_.link_wanted()) return;
+  const disk::Tap& tap = config_.options.disks->tap();
+  if (const Status failure = tap.hold_failure(); !failure.ok() && !told_hold_failure_) {
+    told_hold_failure_ = true;
+    carry_out(
+        core_.unprotect("a held disk is broken: what the guest wrote was acknowledged to it, and cannot "
+                        "be written to shared storage: " +
+                            failure.message(),
+                        Clock::now()));
+  }
+  // In this order: what is quiet settles nothing more.
+  const bool quiet = order_waits_ && tap.quiet();
+  const uint64_t epoch = std::min(tap.settled_epoch(), core_.acked_epoch());
+  if (epoch > told_settled_ && !close_at_) {
+    ckpt::Bytes body;
+    ckpt::encode(ckpt::Settled{epoch}, &body);
+    if (!sender_->send(FrameType::settled, 0, body).ok()) return;  // No room: later.
+    told_settled_ = epoch;
+  }
+  if (!quiet) return;
+  order_waits_ = false;
+  send_order();
+}
+
+void Ship::send_order() {
+  ckpt::Bytes body;
+  ckpt::encode(ckpt::Order{core_.planned() ? ckpt::OrderKind::switchover : ckpt::OrderKind::failover}, &body);
+  if (const Status status = sender_->send(FrameType::order, 0, body); !status.ok())
+    carry_out(core_.link_lost(status.with_context("order the backup to take over"), Clock::now()));
 }
 
 }  // namespace remusd::primary

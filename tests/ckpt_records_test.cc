@@ -63,6 +63,7 @@ std::vector<Sample> samples() {
       {"ORDER", encoded(Order{}), recode<Order>},
       {"ORDER", encoded(Order{OrderKind::switchover}), recode<Order>},
       {"INPUT", encoded(Input{1, view_of("frame")}), recode<Input>},
+      {"SETTLED", encoded(Settled{11}), recode<Settled>},
   };
 }
 
@@ -131,6 +132,13 @@ TEST(RecordsTest, HelloKeepsItsFields) {
   EXPECT_EQ(read.generation, 12u);
   EXPECT_EQ(read.vm, "vm1");
   EXPECT_EQ(read.features_required, 0x30u);
+}
+
+TEST(RecordsTest, SettledNamesAnEpoch) {
+  Settled read;
+  EXPECT_TRUE(decode(encoded(Settled{7}), &read).ok());
+  EXPECT_EQ(read.epoch, 7u);
+  EXPECT_EQ(decode(encoded(Settled{0}), &read).code(), Code::corrupt);
 }
 
 TEST(RecordsTest, WrongValuesAreRefusedByName) {

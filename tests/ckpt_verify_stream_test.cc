@@ -132,7 +132,7 @@ struct Session {
     hello.generation = 5;
     hello.node = "a";
     hello.vm = "vm1";
-    hello.features = deltas ? kFeatureDelta : 0;
+    hello.features = (deltas ? kFeatureDelta : 0) | (holds ? kFeatureHold : 0);
     add_record(FrameType::hello, 0, hello);
   }
   void add_handshake() {
@@ -157,6 +157,7 @@ struct Session {
 
   static constexpr uint64_t kMemoryPages = 400;
   const bool deltas;
+  bool holds = false;  // disks
   Shadow shadow = *Shadow::make(kMemoryPages, kMemoryPages* kPageSize);
   BlobHistory device;
   Bytes memory;
@@ -187,7 +188,7 @@ TEST(VerifyStreamTest, AWholeSessionIsUnderstood) {
                 ", \"lz4\": " + std::to_string(session.counts.lz4) +
                 ", \"delta\": 0, \"delta_lz4\": 0}, \"kept\": 0, \"runs\": {\"zero\": 0, \"raw\": 0, "
                 "\"lz4\": 0, \"hole\": 0}, "
-                "\"disk_bytes\": 0, \"sent_bytes\": " +
+                "\"disk_bytes\": 0, \"settled\": 0, \"sent_bytes\": " +
                 std::to_string(session.stream.size()) + ", \"generation\": 5, \"image\": \"" +
                 session.image() + "\"}\n");
 }
@@ -408,9 +409,24 @@ INSTANTIATE_TEST_SUITE_P(
                       Fault{"UnknownMandatory",
                             [](Session& s) {
                               s.add_handshake();
-                              s.add(static_cast<FrameType>(17), 0, {});
+                              s.add(static_cast<FrameType>(31), 0, {});
                             },
                             "mandatory"},
+                      Fault{"SettledNotOffered",
+                            [](Session& s) {
+                              s.add_handshake();
+                              s.add_epoch(1);
+                              s.add_record(FrameType::settled, 0, Settled{1});
+                            },
+                            "did not offer"},
+                      Fault{"SettledBeforeItsCommit",
+                            [](Session& s) {
+                              s.holds = true;
+                              s.add_handshake();
+                              s.add_epoch(1);
+                              s.add_record(FrameType::settled, 0, Settled{2});
+                            },
+                            "SETTLED of epoch 2"},
                       Fault{"BackupsRecord",
                             [](Session& s) {
                               s.add_handshake();

@@ -182,6 +182,14 @@ TEST_F(ConfigTest, AGuestFileNamesDisks) {
   EXPECT_EQ(guest->disks[0], (guest::DiskDefinition{"disk0", "/a/root.img", "/b/root.img"}));
   EXPECT_EQ(guest->disks[1], (guest::DiskDefinition{"data", "/dev/vg/data", "/dev/vg/data", true}));
 
+  const auto held =
+      load_guest_file(write("vm1.toml", "name = \"vm1\"\n[[disk]]\npath = \"/a\"\nmode = \"hold\"\n"));
+  ASSERT_TRUE(held.ok()) << held.status().message();
+  EXPECT_TRUE(held->disks[0].held());
+  EXPECT_FALSE(guest->disks[0].held());
+  EXPECT_THAT(guest_error("name = \"vm1\"\n[[disk]]\npath = \"/a\"\nmode = \"share\"\n"),
+              HasSubstr(":4: 'disk.mode' must be"));
+
   EXPECT_THAT(guest_error("name = \"vm1\"\n[[disk]]\nfile = \"/a\"\n"),
               HasSubstr("/vm1.toml:3: unknown key 'disk.file'"));
   EXPECT_THAT(guest_error("name = \"vm1\"\n[[disk]]\npath = \"/a\"\nread_only = 1\n"),

@@ -59,8 +59,28 @@ TEST(EpochLog, WhatIsOverwrittenIsSentOnce) {
   EXPECT_LT(log.held_bytes(), 2u << 20) << "and kept once";
   Image image = blank();
   EXPECT_EQ(drain(&log, &image), 4096u);
-  EXPECT_TRUE(log.empty());
+  EXPECT_EQ(drain(&log, &image), 0u);
   EXPECT_EQ(image[0][4096], std::byte{99});
+}
+
+TEST(EpochLog, WhatWasTakenIsStillThereForWhoeverWritesIt) {
+  EpochLog log;
+  for (size_t disk = 0; disk < 2; ++disk)
+    log.add({disk, ChangeKind::write, 512, 1024}, Bytes(1024, std::byte{7}));
+  log.add({1, ChangeKind::punch, 1024, 8192}, {});
+  Image image = blank();
+  EXPECT_EQ(drain(&log, &image), 1024u + 512 + 8192);
+  std::vector<std::pair<uint64_t, uint64_t>> seen;
+  const Status status = log.each(0b10, [&](const Change& run, const std::byte* data) {
+    EXPECT_EQ(run.disk, 1u);
+    EXPECT_EQ(data != nullptr, run.kind == ChangeKind::write);
+    seen.emplace_back(run.offset, run.bytes);
+    return Status();
+  });
+  EXPECT_TRUE(status.ok());
+  EXPECT_EQ(seen, (std::vector<std::pair<uint64_t, uint64_t>>{{512, 512}, {1024, 8192}}));
+  EXPECT_TRUE(log.touches(0b01));
+  EXPECT_FALSE(log.touches(0b100));
 }
 
 TEST(EpochLog, ALargeChangeGoesInPiecesThatFitAFrame) {

@@ -10,6 +10,7 @@
 #include <random>
 #include <thread>
 
+#include "disk/copier.h"
 #include "disk/disks.h"
 #include "tests/assert_ok.h"
 #include "tests/patience.h"

@@ -83,6 +83,16 @@ TEST(Definition, DisksHaveNamesAndTheSamePathOnThePeerUnlessOtherwiseSaid) {
   const auto travelled = definition_from_json(to_json(definition));
   ASSERT_TRUE(travelled.ok()) << travelled.status().message();
   EXPECT_EQ(*travelled, definition);
+  EXPECT_THAT(to_json(definition), ::testing::Not(HasSubstr("\"mode\"")))
+      << "as a peer without held disks reads it";
+  EXPECT_FALSE(holds_disks(definition));
+  definition.disks[1].mode = "hold";
+  EXPECT_TRUE(holds_disks(definition));
+  const auto held = definition_from_json(to_json(definition));
+  ASSERT_TRUE(held.ok()) << held.status().message();
+  EXPECT_EQ(*held, definition);
+  definition.disks[1].mode = "share";
+  EXPECT_THAT(complete_and_validate(&definition).message(), HasSubstr("disks[1].mode: 'share'"));
   definition.disks.clear();
   EXPECT_THAT(to_json(definition), ::testing::Not(HasSubstr("disks"))) << "as a peer without disks reads it";
 }

@@ -36,12 +36,12 @@ LINE, WORD = 64, 8
 MAX_DELTA = 8 + PAGE // LINE + PAGE
 MAX_SEED_PAGES = 4096
 MAX_RUNS, MAX_RUN = 1024, 1 << 20
-FEATURE_DELTA, FEATURE_SEED, FEATURE_DISK = 1, 2, 4
+FEATURE_DELTA, FEATURE_SEED, FEATURE_DISK, FEATURE_HOLD = 1, 2, 4, 8
 
 NAMES = dict(enumerate(
     ("HELLO", "REFUSE", "DEFINITION", "NEED_FILES", "FILE", "FACTS", "READY", "PAGES", "DEVICE", "BASE",
      "COMMIT", "ACK", "GOODBYE", "ORDER"), start=1))
-NAMES |= {16: "DISK", 48: "SEED", 49: "KEEP"}
+NAMES |= {16: "DISK", 17: "SETTLED", 48: "SEED", 49: "KEEP"}
 NAMES |= {OPTIONAL | 1: "HEARTBEAT", OPTIONAL | 2: "PROGRESS", OPTIONAL | 4: "INPUT"}
 HELLO, PAGES, DEVICE, BASE, COMMIT, DISK, KEEP = 1, 8, 9, 10, 11, 16, 49
 IN_EPOCH = (PAGES, KEEP, DISK, DEVICE, BASE, COMMIT)
@@ -230,7 +230,8 @@ class Stream:
         self.epoch = 0  # last committed
         self.seeds = False  # as deltas
         self.kept = set()  # pages that the backup had: their content is not in the stream
-        self.disks = False
+        self.disks = self.holds = False
+        self.settled, self.ordered = 0, False
         self.runs = {"zero": 0, "raw": 0, "lz4": 0, "hole": 0}
         self.disk_bytes = 0  # changed by all runs
         self.deltas = False  # offered by the primary, who sends none that the backup did not agree on
@@ -290,6 +291,7 @@ class Stream:
         self.deltas = features & FEATURE_DELTA != 0
         self.seeds = features & FEATURE_SEED != 0
         self.disks = features & FEATURE_DISK != 0
+        self.holds = features & FEATURE_HOLD != 0
         body.take(16, "session")
         require(body.number("Q", "generation") == self.generation, "generation differs from the header's")
         for field in ("node", "vm", "software"):
@@ -444,6 +446,14 @@ class Stream:
         self.state = bytes(self.device.data)
         self.begin_epoch()
 
+    def on_settled(self, body):
+        require(self.holds, "SETTLED, which the primary did not offer")
+        require(not self.ordered, "SETTLED after an ORDER")
+        epoch = body.number("Q", "epoch")
+        require(self.settled < epoch <= self.epoch, f"SETTLED of epoch {epoch} after {self.settled}, "
+                f"committed {self.epoch}")
+        self.settled = epoch
+
     def on_goodbye(self, body):
         require(body.number("H", "code") <= 11, "code is unknown")
         require(body.number("H", "reserved") == 0, "reserved is not 0")
@@ -454,7 +464,7 @@ class Stream:
         require(self.phase == "facts", "ORDER before FACTS")
         kind = body.number("H", "kind")
         require(kind in (1, 2), "kind is unknown")
-        self.standing = kind == 2
+        self.standing, self.ordered = kind == 2, True
         require(body.number("H", "reserved") == 0 and body.number("I", "reserved") == 0, "reserved is not 0")
 
     def on_input(self, body):
@@ -499,7 +509,7 @@ def verify(file, memory_pages, allow_cut, disks=None):
     require(stream.frames > 0, "the stream is empty")
     return {"frames": stream.frames, "epochs": stream.epoch, "pages": stream.pages,
             "kept": len(stream.kept), "runs": stream.runs, "disk_bytes": stream.disk_bytes,
-            "sent_bytes": offset, "generation": stream.generation,
+            "settled": stream.settled, "sent_bytes": offset, "generation": stream.generation,
             "image": stream.image_digest()}
 
 

@@ -300,6 +300,7 @@ class World:
             ns.links(f"link add br0 {bridge}", "link set br0 up", "link set lan master br0 up",
                      f"addr add 10.78.0.{number}/24 dev repl", "link set repl up")
 
+        self.hold = False  # the guest's disk is one file
         os.makedirs(os.path.join(self.dir, "arbiter"))
         self.hosts = {name: Host(name, ns, os.path.join(self.dir, name)) for name, ns in
                       (("a", ns_a), ("b", ns_b))}
@@ -324,10 +325,11 @@ class World:
                        os.path.join(host.dir, "keys") if self.tls else None)
 
     def define_guest(self, nic="virtio-net-pci", vcpus=1, machine="pc", dirty=2000, cpu="qemu64", name="vm1",
-                     pages=4096, ip=GUEST_IP, servers="", disk=False, **changes):
+                     pages=4096, ip=GUEST_IP, servers="", disk=False, hold=False, **changes):
         """Writes the guest's definition on host a. The cloud kernel has no e1000 driver; `servers` (kv,web)
         needs the image with servers, `disk` the one with a disk, of which each host gets a copy where
-        disk_of() has nothing yet."""
+        disk_of() has nothing yet, or with `hold` (True, or a folder) both the same."""
+        self.hold = hold
         image = IMAGE if nic == "virtio-net-pci" else os.path.join(IMAGE, "generic")
         if servers or disk:
             image = os.path.join(IMAGE, "disk" if disk else "servers")
@@ -347,11 +349,13 @@ class World:
         lines += ["[[nic]]", f"model = {json.dumps(nic)}", 'bridge = "br0"']
         if disk:
             paths = {host: self.disk_of(host, name) for host in "ab"}
-            for copy in paths.values():
+            for copy in set(paths.values()):
                 if not os.path.exists(copy):
                     run("cp", "--sparse=always", "--reflink=auto", os.path.join(image, "disk.raw"), copy)
             lines += ["[[disk]]", f"path = {json.dumps(paths['a'])}",
                       f"backup_path = {json.dumps(paths['b'])}"]
+            if hold:
+                lines += ['mode = "hold"']
         path = os.path.join(self.a.guests, f"{name}.toml")
         with open(path, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
@@ -359,7 +363,8 @@ class World:
 
     def disk_of(self, host, guest="vm1"):
         """Where the guest's disk is on host "a" or "b"."""
-        return os.path.join(self.hosts[host].dir, f"{guest}.disk0.raw")
+        folder = self.hold if isinstance(self.hold, str) else self.dir if self.hold else self.hosts[host].dir
+        return os.path.join(folder, f"{guest}.disk0.raw")
 
     def client(self, **options):
         client = Client(self.client_ns, log=os.path.join(self.dir, "client.log"), **options)
