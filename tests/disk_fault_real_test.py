@@ -70,11 +70,11 @@ def settled(world):
     wait_until("both disks to be equal", equal, 60)
 
 
-def survives(test, world, client, audited=True):
+def survives(test, world, client, audited=True, timeout=60):
     """A failover from a to b now loses nothing that the client was told. Without `audited` only the disk is
     asked for all that it must have: after a long run the guest does not come to an end with it."""
     begin, end = world.a.kill()
-    test.assertTrue(go_on(client, end, timeout=60))
+    test.assertTrue(go_on(client, end, timeout=timeout))
     write_more(client)
     found = client.ask(f"finish {begin} {end}")
     if not audited:
@@ -129,7 +129,7 @@ class DiskFault(unittest.TestCase):
 
     def test_backups_disk_is_slow(self):  # [28]
         limit = 8 * MIB
-        with faulty("slow", delay_ms=4) as disk, pair("b", disk=disk, disk_buffer_mib=8) as world:
+        with faulty("slow", delay_ms=10) as disk, pair("b", disk=disk, disk_buffer_mib=8) as world:
             client = boot(world, on_disk())
             protect(world, timeout=180)
             before = world.a.status()["epochs"]["acked"]
@@ -150,7 +150,7 @@ class DiskFault(unittest.TestCase):
             self.assertLessEqual(most["held"], 2 * limit)
             self.assertLessEqual(most["behind"], 4 * limit)
             write_more(client)
-            survives(self, world, client)
+            survives(self, world, client, timeout=150)  # it waits for the disk
 
     def primary_fails(self, kind, error="EIO"):
         """The primary's disk fails: that is told to the guest, which goes on, protected, as on any machine
