@@ -23,7 +23,7 @@ Status make_missing(const std::string& path, uint64_t bytes) {
   const ScopedFd made(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!made) return errno == EEXIST ? Status() : Status::from_errno("make disk " + path);
   if (::ftruncate(made.get(), static_cast<off_t>(bytes)) == 0) return {};
-  const Status status = Status::from_errno("make disk " + path + " " + std::to_string(bytes) + " bytes long");
+  Status status = Status::from_errno("make disk " + path + " " + std::to_string(bytes) + " bytes long");
   ::unlink(path.c_str());
   return status;
 }

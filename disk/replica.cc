@@ -310,7 +310,7 @@ Status Replica::log_next(Lock& lock) {
 Status Replica::flush_disks(Lock& lock) {
   unflushed_bytes_ = 0;
   lock.unlock();
-  const Status status = flush_all(disks_);
+  Status status = flush_all(disks_);
   lock.lock();
   stats_.disk_flushes += disks_.size();
   disk_flush_failed_ = !status.ok();
@@ -398,7 +398,7 @@ Status Replica::make_room(Lock& lock) {
   REMUSD_TRY(flush_disks(lock));
   lock.unlock();
   fail_point("disk.flushed");
-  const Status status = journal_.advance(log_epoch_, log_generation_, journal_.position());
+  Status status = journal_.advance(log_epoch_, log_generation_, journal_.position());
   lock.lock();
   return status;
 }

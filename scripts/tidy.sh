@@ -8,7 +8,7 @@ case ${1:-} in -h | --help) print_help; exit 0 ;; esac
 install_packages build run
 configure dev
 if [ $# -eq 0 ]; then
-  mapfile -t sources < <(find ckpt guest netbuf arbiter primary backup control -name '*.cc' | sort)
+  mapfile -t sources < <(find ckpt guest netbuf disk arbiter primary backup control -name '*.cc' | sort)
   set -- "${sources[@]}"
 fi
 printf '%s\0' "$@" | xargs -0 -n 1 -P "$(nproc)" clang-tidy -p build/dev --quiet
