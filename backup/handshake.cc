@@ -162,6 +162,7 @@ Status Handshake::open_disks() {
   options.held_path = options_.journals_dir + "/" + vm_ + ".held";
   disk::ReplicaOptions replica;
   replica.limit_bytes = options_.disk_limit_bytes;
+  replica.beyond_bytes = disk::kMaxBeyondBound;
   replica.session = session_;
   replica.generation = generation_;
   REMUSD_ASSIGN(disks_, disk::Disks::open_replica(files, options, replica, disks_changed_));

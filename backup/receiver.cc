@@ -207,7 +207,8 @@ Status Receiver::on_handshake_frame(const ckpt::FrameView& frame) {
   disks_ = handshake_.take_disks();
   if (disks_) {
     const uint32_t held = disks_->tap().held_disks();
-    feed_.emplace(disks_->replica(), handshake_.generation(), held, options_.disk_limit_bytes);
+    feed_.emplace(disks_->replica(), handshake_.generation(), held,
+                  options_.disk_limit_bytes + disk::kMaxBeyondBound);
     store_->use_disks(disks_->sizes(), &*feed_, held);
   }
   if ((handshake_.features() & ckpt::kFeatureSeed) != 0) {

@@ -16,7 +16,7 @@
 namespace remusd::control {
 namespace {
 
-constexpr double kPageMib = 4096.0 / 1048576.0;
+constexpr double kMib = 1048576.0, kPageMib = 4096.0 / kMib;
 
 // Tells how far the first sync is: one line that is rewritten on a terminal, a line for each step in a pipe.
 class Progress {
@@ -27,7 +27,15 @@ class Progress {
     if (quiet_) return;
     const std::string state = status.value("state", "");
     const nlohmann::json sync = status.value("sync", nlohmann::json::object());
-    const double sent = sync.value("sent_pages", 0.0), total = sync.value("total_pages", 0.0);
+    double sent = kPageMib * sync.value("sent_pages", 0.0), total = kPageMib * sync.value("total_pages", 0.0);
+    // Disks come first, and take longest.
+    const nlohmann::json disks =
+        status.value("disks", nlohmann::json::object()).value("sync", nlohmann::json::object());
+    const double disk_mib = disks.value("total_bytes", 0.0) / kMib;
+    if (const double looked_at = disks.value("copied_bytes", 0.0) / kMib; looked_at < disk_mib) {
+      sent = looked_at;
+      total = disk_mib;
+    }
     const int percent = total > 0 ? static_cast<int>(std::min(100.0, 100 * sent / total)) : 0;
     if (!terminal_ && state == state_ && percent / 10 == percent_ / 10) return;
     if (terminal_ && state == state_ && percent == percent_) return;
@@ -48,10 +56,10 @@ class Progress {
  private:
   std::string detail(double sent, double total, int percent) const {
     const double seconds = to_seconds(Clock::now() - began_);
-    const double rate = seconds > 0.05 ? sent / seconds : 0;  // pages a second
+    const double rate = seconds > 0.05 ? sent / seconds : 0;  // MiB a second
     std::string text = " " + std::to_string(percent) + "%";
     if (rate > 0) {
-      text += ", " + std::to_string(static_cast<int>(rate * kPageMib)) + " MiB/s, " +
+      text += ", " + std::to_string(static_cast<int>(rate)) + " MiB/s, " +
               format_duration(std::chrono::duration_cast<Duration>(
                   std::chrono::duration<double>(std::max(0.0, total - sent) / rate))) +
               " left";

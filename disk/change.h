@@ -16,6 +16,12 @@ namespace remusd::disk {
 /// Bounds of what one guest may have.
 inline constexpr size_t kMaxDisks = ckpt::kMaxDisks;
 inline constexpr uint64_t kMaxDiskBytes = uint64_t{16} << 40;
+/// What clients may have asked to be changed and the server has read: a pause brings all of it into its
+/// epoch, beyond the tap's bound.
+inline constexpr uint64_t kMaxChangesRead = 64u << 20;
+/// The largest write, which is taken alone where it is beyond the bound.
+inline constexpr uint64_t kMaxChangeBytes = 32u << 20;
+inline constexpr uint64_t kMaxBeyondBound = kMaxChangesRead + kMaxChangeBytes;
 
 /// write: new bytes. zero: the run reads as zeros and keeps its room. punch: it reads as zeros and its room
 /// may be given back (a guest's trim, made definite).

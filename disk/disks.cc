@@ -15,8 +15,10 @@
 namespace remusd::disk {
 namespace {
 
-// Room for some epochs beyond what may wait in memory.
-constexpr uint64_t kJournalTimes = 2;
+/// The largest epoch, another one beside it, and something for tables.
+constexpr uint64_t journal_bytes(uint64_t limit_bytes) {
+  return std::min(2 * limit_bytes + kMaxBeyondBound + (4u << 20), kMaxJournalBytes);
+}
 
 /// A sparse file of so many bytes, unless there is something.
 Status make_missing(const std::string& path, uint64_t bytes) {
@@ -205,7 +207,7 @@ Result<std::unique_ptr<Disks>> Disks::open_replica(const std::vector<DiskFile>& 
                                                    std::function<void()> changed) {
   const bool all_held = std::all_of(disks.begin(), disks.end(), [](const auto& disk) { return disk.held; });
   // Before a disk is made: without a journal there is no use for it.
-  if (!all_held) REMUSD_TRY(make_journal_file(options.journal_path, kJournalTimes * options.limit_bytes));
+  if (!all_held) REMUSD_TRY(make_journal_file(options.journal_path, journal_bytes(options.limit_bytes)));
   REMUSD_ASSIGN(std::unique_ptr<Disks> made, open_files(disks, options, /*standby=*/true));
   if (all_held) {
     REMUSD_TRY(made->serve(disks));

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,7 +91,14 @@ Status make_journal_file(const std::string& path, uint64_t bytes) {
     return {Code::invalid,
             "journal " + path + ": " + std::to_string(bytes) + " bytes are not within 64 KiB to 16 GiB"};
   const uint64_t rounded = (bytes + kJournalBlockBytes - 1) & ~(kJournalBlockBytes - 1);
-  return make_whole_file(path, rounded).with_context("journal");
+  REMUSD_TRY(make_whole_file(path, rounded).with_context("journal"));
+  // An older one may be smaller. Where it cannot grow, large epochs have no place in it: fits().
+  const ScopedFd file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  struct stat info {};
+  if (file && ::fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode) &&
+      static_cast<uint64_t>(info.st_size) < rounded)
+    (void)::posix_fallocate(file.get(), 0, static_cast<off_t>(rounded));
+  return {};
 }
 
 Result<JournalHeader> look_at_journal(Medium& file) {

@@ -36,7 +36,8 @@
 
 namespace remusd::disk {
 
-/// Makes the file when it is missing, with room for all of it; one that is there keeps its size and content.
+/// Makes the file when it is missing, with room for all of it; one that is there keeps its content, and grows
+/// where it can.
 /// Rounded up to a block. The directory is flushed, too.
 Status make_journal_file(const std::string& path, uint64_t bytes);
 

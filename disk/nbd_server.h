@@ -42,7 +42,7 @@ struct ServerOptions {
   std::vector<ServedDisk> disks;
   Observer* observer = nullptr;  // outlives the server; null: nobody is told
   // Content of changes, and of the rest, at once. At least 32 MiB each: one request may have so much.
-  size_t change_bytes = 64u << 20, read_bytes = 64u << 20;
+  size_t change_bytes = kMaxChangesRead, read_bytes = 64u << 20;
 };
 
 /// Of one disk since the start; the last three are as things are now.

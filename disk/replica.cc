@@ -62,7 +62,7 @@ Status Replica::give_up(Code code, const std::string& why) {
 }
 
 Status Replica::take(Kind kind, uint64_t epoch, uint64_t generation, std::vector<Bytes>&& bodies) {
-  if (queued_bytes() > kHardLimit * limit_bytes())
+  if (queued_bytes() > kHardLimit * limit_bytes() + options_.beyond_bytes)
     return give_up(Code::exhausted, "the disks are behind by " + std::to_string(queued_bytes()) + " bytes");
   Item item{kind, epoch, generation, std::move(bodies)};
   item.kept_bytes = sizeof item + item.bodies.capacity() * sizeof(Bytes);

@@ -51,6 +51,7 @@ namespace remusd::disk {
 
 struct ReplicaOptions {
   size_t limit_bytes = 64u << 20;
+  size_t beyond_bytes = 0;  // that a primary may send beyond its own bound
   ckpt::SessionId session{};
   uint64_t generation = 0;
 };
@@ -96,8 +97,7 @@ class Replica {
   bool await_room(Time deadline);
   uint64_t applied_epoch() const { return applied_epoch_.load(); }
   uint64_t durable_epoch() const { return durable_epoch_.load(); }
-  /// The first one; ok as long as there is none.
-  Status failure() const;
+  Status failure() const;  // the first one; ok as long as there is none
   ReplicaStats stats() const;
 
  private:

@@ -137,6 +137,13 @@ bool Tap::await_acked(uint64_t epoch, Time deadline) const {
   return mode_ == Mode::logging && acked_ >= epoch;
 }
 
+bool Tap::await_room(Time deadline) const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, deadline, [this] {
+    return mode_ != Mode::logging || sealed_bytes_ == 0 || held_bytes() < limit_bytes_;
+  });
+}
+
 uint64_t Tap::unlogged() const {
   const std::lock_guard lock(mutex_);
   return unlogged_;

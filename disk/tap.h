@@ -13,7 +13,7 @@
 //
 // Bound: the bytes held by epochs that are not acknowledged. At the bound changes wait (Observer::changing is
 // false), and with them the guest's disk, until an epoch is acknowledged. In a pause all are taken: a guest
-// cannot stand before its requests are done, and it has but a few of them.
+// cannot stand before its requests are done. So at the bound there is none, and kMaxBeyondBound comes on top.
 //
 // Disks that are *held* lie on storage that the backup sees, too: a change of theirs is kept instead of made,
 // and written when its epoch is acknowledged (hold.h).
@@ -82,13 +82,16 @@ class Tap : public Observer {
   /// before the guest runs.
   void hold_flushes();
   void let_flushes();
-  void pausing();  // the guest is about to be stopped
+  void pausing();  // the guest is about to be stopped; it runs on again:
   void resumed();
   /// The guest stands at the end of `epoch`, which rises by one from 1.
   void seal(uint64_t epoch);
   /// The next DISK body of `epoch`, appended to *out; false when there is none left. Epochs in order.
   bool next(uint64_t epoch, ckpt::Bytes* out, uint64_t* raw_bytes);
   void acked(uint64_t epoch);  // and all before it
+  /// Before a pause: waits while the bound is reached and an acknowledgement may change that; false: still
+  /// so.
+  bool await_room(Time deadline) const;
   /// The session is over. What is logged for the backup is forgotten, and changes pass. Of held disks this
   /// decides nothing: what is kept stays, as after freeze().
   void off();
@@ -98,16 +101,13 @@ class Tap : public Observer {
   void won();
   void lost();
   uint32_t held_disks() const { return hold_.disks(); }
-  /// All of this epoch and before is on the shared storage, and flushed.
-  uint64_t settled_epoch() const { return settled_epoch_.load(); }
+  uint64_t settled_epoch() const { return settled_epoch_.load(); }  // is on the shared storage, flushed
   /// After freeze(): nothing is on its way to the shared storage any more, which is not locked either.
   bool quiet() const;
   /// After won(): nothing is kept any more, or it cannot be written. False: not by then.
   bool await_passing(Time deadline);
-  /// The first of writing to a held disk.
-  Status hold_failure() const;
-  /// Called, without a lock, when one of these four may have changed. Null: nobody. Returns when no call is
-  /// under way.
+  Status hold_failure() const;  // the first of writing to a held disk
+  /// Called, without a lock, when one of these four may have changed; null: nobody. Waits for a call to end.
   void watch_hold(std::function<void()> changed);
 
   // Settling.

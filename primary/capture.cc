@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kDirtyReserve = 65536;  // ranges; a set that needs more grows once
 constexpr Duration kInputPatience = std::chrono::milliseconds(5), kInputLook = std::chrono::microseconds(50);
+constexpr Duration kStopLook = std::chrono::milliseconds(20);
 constexpr size_t kSyncBacklogChunks = 2;  // a pass is over when no more than these wait to be shipped
 
 bool is_zero(const std::byte* page) {
@@ -221,9 +222,19 @@ Status Capture::take_base() {
   return {};
 }
 
+/// What the disks hold for the backup lengthens the epoch.
+Status Capture::await_disks(bool* waited) {
+  while (options_.tap != nullptr && !options_.tap->await_room(Clock::now() + kStopLook)) {
+    *waited = true;
+    if (stop_asked()) return stopped();
+  }
+  return {};
+}
+
 Status Capture::epoch(uint64_t number, EpochReason reason) {
   REMUSD_TRY(take_base());
   bool waited = false;
+  REMUSD_TRY(await_disks(&waited));
   EpochSlot* slot = staging_.acquire_slot(&waited);
   if (slot == nullptr) return stopped();
   slot->epoch = number;

@@ -110,6 +110,7 @@ class Capture {
   Status sync_memory();
   Status disks_done(const Status& status);
   Status take_base();
+  Status await_disks(bool* waited);
   std::unique_ptr<const SeedMap> await_seed();
   Status epoch(uint64_t number, EpochReason reason);
   Status last_epoch(uint64_t number);

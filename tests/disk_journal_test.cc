@@ -303,15 +303,17 @@ TEST_F(DiskJournal, AFailureOfAMediumWhileReplayingIsHandedOnAndCanBeRepeated) {
   EXPECT_GT(failed, 5);
 }
 
-TEST(DiskJournalFile, IsMadeWithAllItsRoomAndKept) {
+TEST(DiskJournalFile, IsMadeWithAllItsRoomKeptAndGrown) {
   const TemporaryDirectory folder;
   const std::string path = folder.path() + "/disk.journal";
   EXPECT_EQ(make_journal_file(path, 1000).code(), Code::invalid);
   EXPECT_EQ(make_journal_file(folder.path() + "/none/disk.journal", 1u << 20).code(), Code::not_found);
   ASSERT_OK(make_journal_file(path, (1u << 20) + 1));
   EXPECT_EQ(std::filesystem::file_size(path), (1u << 20) + kJournalBlockBytes);
+  ASSERT_OK(make_journal_file(path, 512u << 10));
+  EXPECT_EQ(std::filesystem::file_size(path), (1u << 20) + kJournalBlockBytes) << "it does not get smaller";
   ASSERT_OK(make_journal_file(path, 4u << 20));
-  EXPECT_EQ(std::filesystem::file_size(path), (1u << 20) + kJournalBlockBytes);
+  EXPECT_EQ(std::filesystem::file_size(path), 4u << 20);
   auto file = LocalFile::open(path);
   ASSERT_OK(file);
   LocalMedium medium(&*file);
@@ -322,7 +324,8 @@ TEST(DiskJournalFile, IsMadeWithAllItsRoomAndKept) {
   auto journal = Journal::open(medium, disks);
   ASSERT_OK(journal);
   ASSERT_OK(journal->start(kReplicaSession, 1, 2));
-  EXPECT_FALSE(journal->fits(uint64_t{2} << 20));
+  EXPECT_TRUE(journal->fits(uint64_t{3} << 20));
+  EXPECT_FALSE(journal->fits(uint64_t{4} << 20));
   header = look_at_journal(medium);
   ASSERT_OK(header);
   EXPECT_EQ(header->epoch, 1u);

@@ -8,6 +8,7 @@ pair_real_test.py needs. Numbers in brackets are those of the faults that a test
 
 import filecmp
 import os
+import shutil
 import signal
 import sys
 import time
@@ -159,6 +160,8 @@ class Disk(unittest.TestCase):
             world.protection["record_path"] = record
             world.configure(world.a)
             client = boot(world, on_disk())
+            made = os.path.join(world.dir, "disk0.raw")
+            shutil.copyfile(world.disk_of("b"), made)  # what the replica begins with
             protect(world)
             write_more(client)
             # Nobody may promote, so that the replica stays what it is.
@@ -176,7 +179,6 @@ class Disk(unittest.TestCase):
             done = run(sys.executable, DECODER, "--allow-cut", "--disks", world.dir, "--until", str(epoch),
                        record, check=False, timeout=120)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            made = os.path.join(world.dir, "disk0.raw")
             self.assertTrue(filecmp.cmp(made, world.disk_of("b"), shallow=False),
                             f"the replica is not epoch {epoch}")
             with open(place, "w", encoding="utf-8") as file:

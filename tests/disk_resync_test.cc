@@ -12,6 +12,7 @@
 
 #include "disk/copier.h"
 #include "disk/disks.h"
+#include "disk/verifier.h"
 #include "tests/assert_ok.h"
 #include "tests/patience.h"
 #include "tests/temporary_directory.h"
@@ -235,6 +236,44 @@ TEST_F(DiskResync, ABrokenFirstSyncDoesNotStartOver) {
   EXPECT_EQ(progress_.changed_bytes, differs);
   b_.close();
   expect_equal(b_, a_);
+}
+
+TEST_F(DiskResync, WhatDiffersIsFoundWhileTheGuestWrites) {
+  a_.open();
+  a_.write(0, 2u << 20, 1);
+  sync(&a_, &b_);
+  const auto verify = [&] {
+    Inquiry inquiry([] {});
+    Verifier verifier(a_.disks->files(), a_.disks->tap(), inquiry);
+    const Time deadline = Clock::now() + kPatience;
+    for (uint32_t turn = 0; !verifier.ended() && Clock::now() < deadline; ++turn) {
+      a_.write((3u << 20) + turn % 16 * kBlock, kBlock, turn);
+      commit(&a_, &b_);
+      Bytes body;
+      if (inquiry.next(&body)) {
+        ckpt::DiskAsk ask;
+        EXPECT_TRUE(ckpt::decode(body, &ask).ok());
+        EXPECT_TRUE(b_.disks->ask(ask).ok());
+      }
+      for (body.clear(); b_.disks->told(&body); body.clear()) EXPECT_TRUE(inquiry.told(body).ok());
+    }
+    inquiry.stop();
+    return verifier.progress();
+  };
+  VerifyProgress found = verify();
+  EXPECT_EQ(found.state, VerifyProgress::State::equal) << found.failure.message();
+  EXPECT_EQ(found.compared_bytes, kSyncedDisk);
+  EXPECT_LE(found.busy_bytes, 16 * kBlock);
+  {
+    std::fstream file(b_.disk_path(), std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp((1 << 20) + 5);
+    file << "somebody";
+  }
+  found = verify();
+  EXPECT_EQ(found.state, VerifyProgress::State::different) << found.failure.message();
+  EXPECT_EQ(found.different_bytes, kBlock);
+  ASSERT_EQ(found.places.size(), 1u);
+  EXPECT_EQ(found.places[0].offset, 1u << 20);
 }
 
 TEST_F(DiskResync, WhoeverDiesBothAreEqualAfterTheNextSync) {

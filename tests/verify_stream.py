@@ -9,7 +9,8 @@ exits 0, or prints one line that says what is wrong and where, and exits 1. The 
 builds it, from all that came; the summary tells its digest: XXH3-64 over the pages that are not zero, in
 order, each as its number (u64) and its content. Pages that the backup had before and that were never sent are
 counted as `kept`; they are not in the digest. With --disks the disks are built as well, as FOLDER/diskN.raw,
-up to and with EPOCH or the last one that was committed. Written from FORMAT.md alone.
+over what lies there (what the replica began with, or nothing), up to and with EPOCH or the last one that was
+committed. Written from FORMAT.md alone.
 Needs python3-xxhash and python3-lz4.
 """
 import argparse
@@ -209,7 +210,9 @@ class Disks:
             return
         for disk, offset, size, name, payload in changes:
             if disk not in self.files:
-                self.files[disk] = open(os.path.join(self.folder, f"disk{disk}.raw"), "w+b")
+                path = os.path.join(self.folder, f"disk{disk}.raw")
+                # What the replica began with, where that is there: a first sync sends what differs from it.
+                self.files[disk] = open(path, "r+b" if os.path.exists(path) else "w+b")
             file = self.files[disk]
             file.seek(offset)
             file.write(decode(payload, size) if name == "lz4" else payload if name == "raw" else bytes(size))

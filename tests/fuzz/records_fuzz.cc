@@ -1,6 +1,7 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // Bodies to records. The first byte chooses the record; what decodes is encoded to the same bytes again.
+#include "ckpt/disk_digest.h"
 #include "ckpt/records.h"
 #include "tests/fuzz/target.h"
 
@@ -19,6 +20,8 @@ enum Kind : uint8_t {
   kHeartbeat,
   kProgress,
   kOrder,
+  kDiskAsk,
+  kDiskTell,
   kText,
   kKinds
 };
@@ -79,6 +82,10 @@ void run(View bytes) {
       return run_one<ckpt::Progress>(body);
     case kOrder:
       return run_one<ckpt::Order>(body);
+    case kDiskAsk:
+      return run_one<ckpt::DiskAsk>(body);
+    case kDiskTell:
+      return run_one<ckpt::DiskTell>(body);
     default: {
       std::string_view text;
       if (const Status status = ckpt::decode_text(body, &text); !status.ok()) return require_reason(status);
@@ -107,6 +114,13 @@ void seeds(Seeds* out) {
   seed(kHello, hello, out);
   seed(kRefuse, ckpt::Refuse{Code::unsafe, "no\nnever"}, out);
   seed(kNeedFiles, ckpt::NeedFiles{{{"kernel", "00ff", 1000}, {"initrd", "11", 5}}}, out);
+  ckpt::DiskAsk ask{ckpt::DiskAskKind::blocks, 1, 8192, 5000, {}};
+  seed(kDiskAsk, ask, out);
+  seed(kDiskAsk, ckpt::DiskAsk(), out);
+  const Bytes digests(2 * sizeof(ckpt::PageDigest), std::byte{9});
+  seed(kDiskTell, ckpt::DiskTell{ask.kind, 1, false, 8192, 5000, 7, {}, 0, digests}, out);
+  seed(kDiskTell, ckpt::DiskTell{ask.kind, 1, true, 8192, 1u << 30, 7, {}, 0, {}}, out);
+  seed(kDiskTell, ckpt::DiskTell{ckpt::DiskAskKind::map, 0, false, 32, 32, 0, {1}, 1u << 20, digests}, out);
   const Bytes data(9, std::byte{4});
   seed(kFile, ckpt::FilePart{"00ff", 1000, 991, data}, out);
   seed(kReady, ckpt::Ready{1 << 20, 4096}, out);

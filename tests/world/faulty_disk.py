@@ -3,11 +3,12 @@
 
     error    writes, zeroes and trims fail with `error` while the trigger is there
     flush    writes go well, and flushes fail while the trigger is there: what was written lies in a cache
-    slow     each write takes `delay_ms`
+    hang     nothing is answered from hang() to go_on()
 """
 
 import os
 import shutil
+import signal
 import subprocess
 
 from world import run, wait_until
@@ -26,7 +27,7 @@ def missing():
 class FaultyDisk:
     """Lives in `folder`, which must not be removed before close(). `raw` is the file beneath."""
 
-    def __init__(self, folder, raw, kind="error", error="EIO", delay_ms=0):
+    def __init__(self, folder, raw, kind="error", error="EIO"):
         self.trigger = os.path.join(folder, "trigger")
         self.mount = os.path.join(folder, "mount")
         self.path = os.path.join(self.mount, "disk")
@@ -35,7 +36,7 @@ class FaultyDisk:
                    *(f"error-{what}-rate=100%" for what in ("pwrite", "zero", "trim"))]
         command = {"error": ["--filter=error", "file", raw, *failing],
                    "flush": ["--filter=cache", "--filter=error", "file", raw, "cache=writeback", *failing],
-                   "slow": ["--filter=delay", "file", raw, f"wdelay={delay_ms}ms"]}[kind]
+                   "hang": ["file", raw]}[kind]
         self.log = open(os.path.join(folder, "log"), "ab")  # pylint: disable=consider-using-with
         self.process = subprocess.Popen(["nbdfuse", self.path, "--command", "nbdkit", "-s", *command],
                                         stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
@@ -49,6 +50,12 @@ class FaultyDisk:
     def heal(self):
         os.unlink(self.trigger)
 
+    def hang(self):
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self):
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def failures(self):
         """How many requests were failed on purpose."""
         with open(self.log.name, encoding="utf-8", errors="replace") as file:
@@ -56,6 +63,7 @@ class FaultyDisk:
 
     def close(self):
         """When nobody has the file open any more."""
+        self.go_on()
         run("umount", self.mount, check=False)
         try:
             self.process.wait(timeout=10)
