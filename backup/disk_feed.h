@@ -53,7 +53,7 @@ class DiskFeed final : public DiskSink {
  private:
   bool goes_to_kept(const ckpt::Bytes& body) const {
     if (held_ == 0) return false;
-    const Result<bool> held = is_held(body, held_);
+    const Result<bool> held = ckpt::is_held(body, held_);
     REMUSD_ASSERT(held.ok() && (*held || replica_ != nullptr), "the store has looked at it");
     return *held;
   }

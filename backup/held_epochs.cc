@@ -1,7 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "backup/held_epochs.h"
 
-#include <cstring>
 #include <utility>
 
 namespace remusd::backup {
@@ -37,19 +36,6 @@ Status HeldEpochs::apply(const disk::Media& disks) const {
   for (size_t i = 0; i < disks.size(); ++i)
     if (touched[i]) REMUSD_TRY(disks[i]->flush());
   return {};
-}
-
-Result<bool> is_held(ckpt::View body, uint32_t held) {
-  uint32_t count = 0;
-  std::memcpy(&count, body.data(), sizeof count);
-  size_t of_held = 0;
-  for (uint32_t i = 0; i < count; ++i) {
-    ckpt::DiskEntry entry;
-    std::memcpy(&entry, body.data() + 8 + i * sizeof entry, sizeof entry);
-    of_held += held >> entry.disk & 1U;
-  }
-  if (of_held == 0 || of_held == count) return of_held > 0;
-  return Status(Code::corrupt, "DISK record: runs of held disks and of others in one body");
 }
 
 }  // namespace remusd::backup

@@ -53,8 +53,4 @@ class HeldEpochs {
   uint64_t bytes_ = 0, settled_ = 0;
 };
 
-/// Whether the runs of a body that check_disk() accepted are of held disks (a bit each); `corrupt` when some
-/// are and some are not.
-Result<bool> is_held(ckpt::View body, uint32_t held);
-
 }  // namespace remusd::backup

@@ -84,7 +84,7 @@ Status Store::add_disk(const ckpt::FrameView& frame) {
   const uint64_t epoch = frame.header.epoch;
   uint64_t raw_bytes = 0;
   Status status = ckpt::check_disk(frame.body, disk_sizes_, &raw_bytes);
-  if (status.ok()) status = is_held(frame.body, held_).status();
+  if (status.ok()) status = ckpt::is_held(frame.body, held_).status();
   if (status.ok()) status = ckpt::verify_disk(frame.body);
   if (!status.ok()) return status.with_context("epoch " + std::to_string(epoch));
   REMUSD_ASSERT(disks_ != nullptr, "a guest without disks has no run that fits");

@@ -184,4 +184,17 @@ Status apply_disk(View body, const std::function<Status(const DiskRun& run)>& ap
   });
 }
 
+Result<bool> is_held(View body, uint32_t held) {
+  uint32_t count = 0;
+  std::memcpy(&count, body.data(), sizeof count);
+  size_t of_held = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    DiskEntry entry;
+    std::memcpy(&entry, body.data() + 8 + i * sizeof entry, sizeof entry);
+    of_held += held >> entry.disk & 1U;
+  }
+  if (of_held == 0 || of_held == count) return of_held > 0;
+  return Status(Code::corrupt, "DISK record: runs of held disks and of others in one body");
+}
+
 }  // namespace remusd::ckpt

@@ -65,5 +65,8 @@ Status verify_disk(View body);
 /// Calls `apply` for each run of a checked body, in order, with lz4 already decoded (raw, zero or hole; data
 /// is valid for the call). Stops at its first failure and returns it.
 Status apply_disk(View body, const std::function<Status(const DiskRun& run)>& apply);
+/// Whether the runs of a body that check_disk() accepted are of held disks (a bit each); `corrupt` when some
+/// are and some are not.
+Result<bool> is_held(View body, uint32_t held);
 
 }  // namespace remusd::ckpt

@@ -146,11 +146,10 @@ void SyncPoint::end_session() {
 }
 
 void SyncPoint::forget() {
-  {
-    const Lock lock(mutex_);
-    forget_ = true;
-  }
+  Lock lock(mutex_);
+  forget_ = true;
   wake_.notify_one();
+  forgotten_.wait(lock, [this] { return !forget_; });
 }
 
 Status SyncPoint::failure() const {
@@ -199,7 +198,12 @@ void SyncPoint::run() {
 }
 
 Status SyncPoint::work(Lock& lock) {
-  if (std::exchange(forget_, false)) return unlocked(lock, [this] { return map_->forget(); });
+  if (forget_) {
+    Status status = unlocked(lock, [this] { return map_->forget(); });
+    forget_ = false;
+    forgotten_.notify_all();
+    return status;
+  }
   if (std::exchange(wanted_, false)) return unlocked(lock, [this] { return map_->store(); });
   if (flush_ == Flush::done) return flushed(lock);
   if (!flush_due()) return {};

@@ -59,7 +59,7 @@ class SyncPoint final : public ChangeGate {
   /// `epoch` and all before it are durable on the backup.
   void durable(uint64_t epoch);
   void end_session();
-  /// What is known is not right: the next resync looks at everything.
+  /// What is known is not right: the next resync looks at everything. May block.
   void forget();
 
   const DirtyMap& map() const { return *map_; }
@@ -98,7 +98,7 @@ class SyncPoint final : public ChangeGate {
   std::unique_ptr<DirtyMap> map_;
 
   mutable std::mutex mutex_;
-  std::condition_variable wake_, flush_wake_;
+  std::condition_variable wake_, flush_wake_, forgotten_;
   std::optional<Session> session_;
   bool wanted_ = false, forget_ = false, quit_ = false;
   Flush flush_ = Flush::none;

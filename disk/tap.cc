@@ -140,7 +140,7 @@ bool Tap::await_acked(uint64_t epoch, Time deadline) const {
 bool Tap::await_room(Time deadline) const {
   std::unique_lock lock(mutex_);
   return changed_.wait_until(lock, deadline, [this] {
-    return mode_ != Mode::logging || sealed_bytes_ == 0 || held_bytes() < limit_bytes_;
+    return mode_ != Mode::logging || sealed_.empty() || held_bytes() < limit_bytes_;
   });
 }
 

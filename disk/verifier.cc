@@ -134,7 +134,9 @@ Status Verifier::tell(size_t disk, uint64_t offset, uint64_t bytes, uint64_t epo
     ask.key = key_;
     inquiry_.ask(ask);
     REMUSD_TRY(inquiry_.answer(&answer_, told));
-    if (told->kind != ask.kind || told->disk != disk || told->offset != offset || told->bytes > ask.bytes)
+    const bool whole = told->bytes == ask.bytes || told->bytes % ckpt::kDiskBlockBytes == 0;
+    if (told->kind != ask.kind || told->disk != disk || told->offset != offset || told->bytes > ask.bytes ||
+        !whole)
       return {Code::corrupt, "the backup tells of another part of its disks than it was asked for"};
     if (told->epoch >= epoch) return {};
     if (Clock::now() > deadline) return {Code::timed_out, "the replica stays behind"};

@@ -234,9 +234,9 @@ TEST(HeldEpochs, ABodyIsOfHeldDisksOrOfOthers) {
     ASSERT_TRUE(mixed.add({disk, 0, 512, ckpt::DiskEncoding::zero, {}}));
   ckpt::Bytes body;
   mixed.take(&body);
-  EXPECT_EQ(is_held(body, 2).status().code(), Code::corrupt);
-  EXPECT_TRUE(*is_held(body, 3));
-  EXPECT_FALSE(*is_held(body, 4));
+  EXPECT_EQ(ckpt::is_held(body, 2).status().code(), Code::corrupt);
+  EXPECT_TRUE(*ckpt::is_held(body, 3));
+  EXPECT_FALSE(*ckpt::is_held(body, 4));
 }
 
 TEST(HeldEpochs, TheTapNeverMixesThem) {
@@ -251,7 +251,7 @@ TEST(HeldEpochs, TheTapNeverMixesThem) {
   ckpt::Bytes body;
   uint64_t raw_bytes = 0, all = 0;
   while (tap.next(1, &body, &raw_bytes)) {
-    const auto of_held = is_held(body, 0b0110);
+    const auto of_held = ckpt::is_held(body, 0b0110);
     ASSERT_TRUE(of_held.ok());
     held.push_back(*of_held);
     all += raw_bytes;
