@@ -145,8 +145,8 @@ void ReplicaShell::log_epochs() {
     appended = true;
     log_epoch_ = next.epoch;
   }
-  const auto durable = [this, at] {
-    site_.checkers.disk_is_durable(host_, item(at - 1).epoch);
+  const auto durable = [this, at, epoch = item(at - 1).epoch] {
+    site_.checkers.disk_is_durable(host_, epoch);
     logged_ = at;
     run_replica();
     if (journal_->live_bytes() >= journal_->log_bytes() / 2) return make_room();
