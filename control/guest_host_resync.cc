@@ -61,7 +61,21 @@ Reply GuestHost::resync(bool dry_run) {
     return ended;
   disks_->forget_sync_point();
   log(LogLevel::info, {name_}, "the disks are compared anew");
-  return protect(peer, pace, false);
+  // The peer may still be about to let go of the replica that it had.
+  for (const Time deadline = Clock::now() + kVerifyPatience;;) {
+    Reply begun = protect(peer, pace, false);
+    if (!begun.status.ok()) return begun;
+    bool refused = false;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait_until(lock, deadline,
+                          [this] { return last_protection_.state != primary::State::connecting; });
+      refused = is_final(last_protection_.state);
+    }
+    if (!refused || Clock::now() >= deadline) return begun;
+    (void)wait_protection_end(kVerifyPatience);
+    settle();
+  }
 }
 
 }  // namespace remusd::control
