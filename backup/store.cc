@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "backup/held_epochs.h"
 #include "ckpt/fail_point.h"
 #include "ckpt/page_codec.h"
 
