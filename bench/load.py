@@ -207,8 +207,8 @@ def set_load(options):
         for _ in range(20):
             try:
                 asker.send(struct.pack("<II", *options.words))
-                state = struct.unpack("<QQQQ", asker.recv(64))
-                return dict(zip(("dirtied", "spins", "uptime_ns", "corrupt"), state))
+                state = struct.unpack("<5Q", asker.recv(64))
+                return dict(zip(("dirtied", "spins", "uptime_ns", "corrupt", "boot"), state))
             except OSError:
                 continue
     raise OSError("the load port does not answer")

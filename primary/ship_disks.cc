@@ -51,15 +51,16 @@ void Ship::begin_verify() {
   } else if (!runs && !inquiry_->idle()) {
     why = {Code::unavailable, "a question to the backup is still open"};
   }
+  if (!runs) verifier_.reset();
   if (why.ok() && !runs) {
-    verifier_.reset();
     verifier_ = std::make_unique<disk::Verifier>(config_.options.disks->files(), config_.options.disks->tap(),
                                                  *inquiry_);
   }
+  // The number and what it stands for change together: whoever waits for it sees nothing of the one before.
   const std::lock_guard lock(snapshot_mutex_);
   ++snapshot_.disk_verifies;
+  snapshot_.disk_verify = verifier_ ? verifier_->progress() : disk::VerifyProgress();
   if (why.ok()) return;
-  snapshot_.disk_verify = {};
   snapshot_.disk_verify.state = disk::VerifyProgress::State::failed;
   snapshot_.disk_verify.failure = why;
 }

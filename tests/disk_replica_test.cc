@@ -322,6 +322,7 @@ TEST(DiskReplica, AFailedJournalDoesNotTakeAwayWhatWasAcknowledged) {
   host.open();
   ASSERT_OK(host.sync());
   ASSERT_TRUE(host.durable(1));
+  ASSERT_TRUE(host.applied(1)) << "by the other thread";
   host.power.hang_flushes_of("journal");
   for (int i = 0; i < 5; ++i) ASSERT_OK(host.next());
   ASSERT_TRUE(eventually([&] { return host.power.somebody_hangs(); }));

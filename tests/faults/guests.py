@@ -6,6 +6,7 @@ import signal
 import time
 
 from catalogue import scenario
+from failover import reboot
 from hosts import EITHER, in_background
 from scene import LOST_S, Expect, Talker
 from world import WorldError, wait_until
@@ -154,20 +155,11 @@ def guest_powers_off(scene):
 
 def fresh_start(scene, command):
     """The guest forgets everything by its own will, so the client begins new books."""
-    before = scene.client.ask("load 0 0")["uptime_ns"]
     scene.moment()
     found = scene.client.ask("finish")
     if found["replies_rolled_back"] or found["requests_lost_after_ack"]:
         raise WorldError(f"wrong before the reboot: {found['faults']}")
-    scene.client.ask(f"load {command} 0")
-
-    def back():
-        try:
-            return scene.client.ask("load 0 0")["uptime_ns"] < before
-        except WorldError:
-            return False
-
-    wait_until("the guest's service after its reboot", back, 150)  # Slow under TCG: its code moves.
+    reboot(scene.client, command=command)
     scene.client.end()
     scene.client = scene.world.client()
     scene.client.ask("connect")

@@ -9,7 +9,7 @@
 //                                                (0: none); adds nothing. An audit of what was answered.
 //   TCP 7001  {u32 length, bytes}             -> {u64 message number, u64 running hash}; see hash() below
 //   UDP 7002  {u32 command, u32 argument}     -> {u64 pages dirtied, u64 spins, u64 uptime ns, u64 corrupt
-//             0 read, 1 set dirty rate           pages}. An end is answered first.
+//             0 read, 1 set dirty rate           pages, u64 this boot's number}. An end is answered first.
 //             (pages/s), 2 reboot, 3 spin 0/1,
 //             4 set of pages, 5 shuffled 0/1,
 //             6 content (see dirtier.h),
@@ -26,6 +26,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/random.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -234,8 +235,8 @@ class Load {
       if (request[0] == 4) dirtier_.set_pages(request[1]);
       if (request[0] == 5) dirtier_.set_shuffled(request[1] != 0);
       if (request[0] == 6 && request[1] <= 2) dirtier_.set_content(static_cast<Content>(request[1]));
-      const std::array<uint64_t, 4> state = {dirtier_.dirtied(), spinner_.iterations(), uptime_ns(),
-                                             dirtier_.corrupt()};
+      const std::array<uint64_t, 5> state = {dirtier_.dirtied(), spinner_.iterations(), uptime_ns(),
+                                             dirtier_.corrupt(), boot_};
       const auto* bytes = reinterpret_cast<const std::byte*>(state.data());
       reply->assign(bytes, bytes + sizeof state);
     });
@@ -249,7 +250,14 @@ class Load {
     std::ofstream("/proc/sysrq-trigger") << 'c';
   }
 
+  static uint64_t random_number() {
+    uint64_t number = 0;
+    if (getrandom(&number, sizeof number, 0) != sizeof number) std::abort();
+    return number;
+  }
+
   int fd_;
+  const uint64_t boot_ = random_number();
   Dirtier dirtier_;
   Spinner spinner_;
 };

@@ -152,8 +152,8 @@ class Client:
                 asked = time.monotonic()
                 try:
                     asker.send(struct.pack("<II", command, argument))
-                    state = struct.unpack("<QQQQ", asker.recv(64))
-                    return dict(zip(("dirtied", "spins", "uptime_ns", "corrupt"), state), asked=asked)
+                    state = struct.unpack("<5Q", asker.recv(64))
+                    return dict(zip(("dirtied", "spins", "uptime_ns", "corrupt", "boot"), state), asked=asked)
                 except OSError:
                     continue
         return {"error": "the load port does not answer"}
