@@ -17,13 +17,6 @@ void get_kind(Cursor* in, DiskAskKind* kind) {
 
 }  // namespace
 
-PageDigest DiskTell::digest(size_t index) const {
-  PageDigest digest;
-  REMUSD_ASSERT(index < data.size() / sizeof digest, "there is a digest for each block");
-  std::memcpy(&digest, data.data() + index * sizeof digest, sizeof digest);
-  return digest;
-}
-
 void encode(const DiskAsk& record, Bytes* out) {
   put(record.kind, out);
   put(record.disk, out);

@@ -41,7 +41,7 @@ struct DiskTell {
   uint64_t region_bytes = 0;
   // Into the record. blocks: a PageDigest for each block. map: bits, the lowest of each byte first.
   View data;
-  PageDigest digest(size_t index) const;
+  PageDigest digest(size_t index) const { return digest_at(data, index); }
 };
 
 /// Of a run that begins at a block.

@@ -57,9 +57,9 @@ PageDigest digest_of(const DigestKey& key, View bytes) {
   return {hash.low64, hash.high64};
 }
 
-PageDigest Seed::digest(size_t index) const {
+PageDigest digest_at(View digests, size_t index) {
   PageDigest digest;
-  REMUSD_ASSERT(index < digests.size() / sizeof digest, "there is a digest for each page");
+  REMUSD_ASSERT(index < digests.size() / sizeof digest, "there are not so many digests");
   std::memcpy(&digest, digests.data() + index * sizeof digest, sizeof digest);
   return digest;
 }

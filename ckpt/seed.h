@@ -29,6 +29,8 @@ using DigestKey = std::array<std::byte, kDigestKeyBytes>;
 /// 192 random bytes.
 DigestKey make_digest_key();
 PageDigest digest_of(const DigestKey& key, View bytes);
+/// Of digests in order, one after the other.
+PageDigest digest_at(View digests, size_t index);
 
 /// Pages that the standby's memory holds and that are not zero. Pages rise through all SEED frames.
 struct Seed {
@@ -36,7 +38,7 @@ struct Seed {
   bool last = false;  // nothing else is told; all other pages are zero
   PageSet runs;       // at most kMaxSeedPages pages; none only in the last
   View digests;       // a PageDigest for each page, in order; into the frame
-  PageDigest digest(size_t index) const;
+  PageDigest digest(size_t index) const { return digest_at(digests, index); }
 };
 
 /// Pages that stay as they were told.

@@ -24,9 +24,6 @@ class BlockMarks {
         regions_((disk_bytes + region_bytes_ - 1) / region_bytes_),
         words_((regions_ + kWordRegions - 1) / kWordRegions) {}
 
-  uint64_t region_bytes() const { return region_bytes_; }
-  uint64_t memory_bytes() const { return words_.size() * sizeof(uint64_t); }
-
   /// All regions that the run touches.
   void mark(uint64_t offset, uint64_t bytes) {
     for (uint64_t region = offset / region_bytes_; region <= (offset + bytes - 1) / region_bytes_; ++region)

@@ -30,7 +30,7 @@ Copier::Copier(std::span<const LocalFile> files, Tap& tap, uint64_t bytes_per_se
       key_(ckpt::make_digest_key()) {
   for (const LocalFile& file : files_) marks_.emplace_back(file.bytes());
   tap_.mark([this](const Change& change) {
-    if (!is_held(change.disk)) marks_[change.disk].mark(change.offset, change.bytes);
+    if (!tap_.holds(change.disk)) marks_[change.disk].mark(change.offset, change.bytes);
   });
   thread_ = std::thread([this] {
     begin_thread("disksync");
@@ -112,7 +112,7 @@ Status Copier::begin_log() {
 /// What was written before the tap kept it is on the medium when the first epoch is committed.
 Status Copier::flush_held() {
   for (size_t disk = 0; disk < files_.size(); ++disk)
-    if (is_held(disk) && !files_[disk].read_only()) REMUSD_TRY(files_[disk].flush());
+    if (tap_.holds(disk) && !files_[disk].read_only()) REMUSD_TRY(files_[disk].flush());
   return {};
 }
 
@@ -148,7 +148,7 @@ Status Copier::find_spans(std::vector<Span>* spans) {
     const ckpt::SessionId ours = counterpart_.map->point();
     if (ours != ckpt::SessionId{} && ours == theirs) {
       counterpart_.map->for_each(bits, [&](size_t disk, uint64_t offset, uint64_t bytes) {
-        if (!is_held(disk)) spans->push_back({disk, offset, bytes});
+        if (!tap_.holds(disk)) spans->push_back({disk, offset, bytes});
       });
       const std::lock_guard lock(mutex_);
       progress_.by_map = true;
@@ -156,7 +156,7 @@ Status Copier::find_spans(std::vector<Span>* spans) {
     }
   }
   for (size_t disk = 0; disk < files_.size(); ++disk)
-    if (!is_held(disk)) spans->push_back({disk, 0, files_[disk].bytes()});
+    if (!tap_.holds(disk)) spans->push_back({disk, 0, files_[disk].bytes()});
   return {};
 }
 

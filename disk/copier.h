@@ -108,7 +108,6 @@ class Copier {
   Status add(const ckpt::DiskRun& run);
   Status hand_over();
   uint64_t marked_bytes() const;
-  bool is_held(size_t disk) const { return (tap_.held_disks() >> disk & 1U) != 0; }
   Status await(Stage stage);
 
   const std::span<const LocalFile> files_;

@@ -225,7 +225,6 @@ Status DirtyMap::store() {
     std::fill(changed_.begin(), changed_.end(), false);
     if (blocks.empty()) return {};
     wanted = wanted_;
-    ++stores_;
   }
   Status status;
   for (const auto& [number, bytes] : blocks)
@@ -262,11 +261,6 @@ uint64_t DirtyMap::stored_regions() const {
   uint64_t count = 0;
   for (const uint64_t word : wanted_) count += static_cast<uint64_t>(std::popcount(word));
   return count;
-}
-
-uint64_t DirtyMap::stores() const {
-  const std::lock_guard lock(mutex_);
-  return stores_;
 }
 
 Bytes DirtyMap::bits() const {

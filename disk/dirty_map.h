@@ -78,7 +78,6 @@ class DirtyMap {
 
   uint64_t region_bytes() const { return region_bytes_; }
   uint64_t stored_regions() const;
-  uint64_t stores() const;  // flushes that touching cost
   /// The regions that may differ, as bits, the lowest of each byte first, all disks one behind the other.
   ckpt::Bytes bits() const;
   /// The runs of regions that may differ here or in `other`, as bits() of a map of the same disks (or
@@ -112,9 +111,8 @@ class DirtyMap {
   std::vector<bool> changed_;  // blocks that differ from the file
   ckpt::SessionId point_{};
   uint64_t turn_epoch_ = 0;  // open at the last turn
-  uint64_t stores_ = 0;
-  bool tracks_ = false;  // the file counts, or is about to
-  bool begun_ = false;   // in this session
+  bool tracks_ = false;      // the file counts, or is about to
+  bool begun_ = false;       // in this session
   Status failure_;
 };
 

@@ -47,7 +47,11 @@ class OtherMedium final : public Medium {
   const uint64_t bytes_;
 };
 
+/// Nobody tells when another host lets go of a lock.
 constexpr Duration kLockRetry = std::chrono::milliseconds(20);
+
+/// So long one attempt of the settler's may take: between two it looks at what else is to be done.
+constexpr Duration kLockPatience = std::chrono::milliseconds(50);
 
 uint32_t set_of_held(const std::vector<DiskFile>& disks) {
   uint32_t held = 0;
@@ -75,7 +79,7 @@ Disks::Disks(std::vector<LocalFile> files, const std::vector<DiskFile>& disks, c
   if (tap_.held_disks() == 0) return;
   SettlerOptions settler;
   settler.disks = media_of(files_);
-  settler.lock = [this] { return lock_held(Clock::now()); };
+  settler.lock = [this] { return lock_held(Clock::now() + kLockPatience); };
   settler.unlock = [this] { unlock_held(); };
   settler.drained = [this] { forget_held(); };
   settler_ = std::make_unique<Settler>(tap_, std::move(settler));
@@ -125,12 +129,6 @@ void Disks::unlock_held() const {
     if (held_[i]) files_[i].unlock();
 }
 
-Status Disks::flush_held() const {
-  for (size_t i = 0; i < files_.size(); ++i)
-    if (held_[i]) REMUSD_TRY(files_[i].flush());
-  return {};
-}
-
 Result<std::unique_ptr<Disks>> Disks::open_files(const std::vector<DiskFile>& disks,
                                                  const DisksOptions& options, bool standby) {
   if (disks.size() > kMaxDisks)
@@ -140,8 +138,8 @@ Result<std::unique_ptr<Disks>> Disks::open_files(const std::vector<DiskFile>& di
   for (const DiskFile& disk : disks) {
     if (disk.bytes > 0 && !disk.held) REMUSD_TRY(make_missing(disk.path, disk.bytes));
     // Of a held one the other host has the lock as long as its guest runs there.
-    REMUSD_ASSIGN(LocalFile file, standby && disk.held ? LocalFile::open_unlocked(disk.path, disk.read_only)
-                                                       : LocalFile::open(disk.path, disk.read_only));
+    REMUSD_ASSIGN(LocalFile file, disk.held ? LocalFile::open_unlocked(disk.path, disk.read_only)
+                                            : LocalFile::open(disk.path, disk.read_only));
     if (!standby && disk.held) REMUSD_TRY(file.lock());
     if (disk.bytes > 0 && !disk.held) REMUSD_TRY(file.fit(disk.bytes).with_context(disk.name));
     if (disk.bytes > 0 && disk.held && file.bytes() != disk.bytes)

@@ -93,7 +93,6 @@ class Disks {
   const std::vector<bool>& held() const { return held_; }
   /// Before a standby's guest may run here: the held disks are ours alone. Tries until `deadline`.
   Status lock_held(Time deadline);
-  Status flush_held() const;
   bool promoted() const { return promoted_; }
 
   /// Null once a guest runs on them, and when all of them are held.

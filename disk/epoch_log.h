@@ -46,8 +46,7 @@ class EpochLog {
     for (size_t disk = 0; disk < kMaxDisks; ++disk) {
       if ((disks >> disk & 1U) == 0) continue;
       for (const auto& [offset, run] : disks_[disk])
-        if (Status status = visit_run(visit, {disk, run.kind, offset, run.bytes, 0}, run.data); !status.ok())
-          return status;
+        REMUSD_TRY(visit({disk, run.kind, offset, run.bytes, 0}, run.data));
     }
     return {};
   }
@@ -64,10 +63,6 @@ class EpochLog {
   };
   using Runs = std::map<uint64_t, Run>;  // by offset, without overlaps
 
-  template <typename Visit>
-  static Status visit_run(Visit& visit, const Change& run, const std::byte* data) {
-    return visit(run, data);
-  }
   bool fits(uint64_t bytes) const { return bytes <= kBlockBytes - block_used_; }
   void cut(Runs* runs, uint64_t offset);
   std::byte* keep(std::span<const std::byte> data);

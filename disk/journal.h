@@ -36,9 +36,8 @@
 
 namespace remusd::disk {
 
-/// Makes the file when it is missing, with room for all of it; one that is there keeps its content, and grows
-/// where it can.
-/// Rounded up to a block. The directory is flushed, too.
+/// Makes the file when it is missing, with room for all of it, rounded up to a block; one that is there keeps
+/// its content, and grows where it can. The directory is flushed, too.
 Status make_journal_file(const std::string& path, uint64_t bytes);
 
 /// What stands in the header; `none` when there is no header. Nothing is written.

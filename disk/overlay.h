@@ -24,7 +24,6 @@ class Overlay {
   void take_out(size_t disk, uint64_t offset, uint64_t bytes, uint64_t log);
   /// Null: nothing is kept of it. `content`: with the bytes.
   std::unique_ptr<KeptRun> look(size_t disk, uint64_t offset, uint64_t bytes, bool content) const;
-  bool empty() const { return runs_ == 0; }
   uint64_t memory_bytes() const { return runs_ * kRunCost; }
   /// How much memory_bytes() may rise by one add().
   static constexpr uint64_t kMostCost = 2 * 112;

@@ -8,9 +8,6 @@
 namespace remusd::disk {
 namespace {
 
-/// Somebody else has a lock that this host needs again: looked at so often.
-constexpr Duration kLockRetry = std::chrono::milliseconds(50);
-
 Status write_kept(Medium& disk, const Change& run, const std::byte* data) {
   switch (run.kind) {
     case ChangeKind::write:
@@ -68,10 +65,10 @@ void Settler::run() {
 
 void Settler::take_back() {
   const Status locked = options_.lock ? options_.lock() : Status();
-  if (locked.code() == Code::unsafe) return std::this_thread::sleep_for(kLockRetry);
-  if (!locked.ok()) {  // It will not be had by waiting.
+  if (locked.code() == Code::unsafe) return;  // Somebody else has it: the chore comes again.
+  if (!locked.ok()) {                         // It will not be had by waiting.
     for (size_t disk = 0; disk < options_.disks.size(); ++disk)
-      if ((tap_.held_disks() >> disk & 1U) != 0) break_disk(disk, locked);
+      if (tap_.holds(disk)) break_disk(disk, locked);
   }
   tap_.taken_back();
 }

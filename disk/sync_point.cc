@@ -51,7 +51,7 @@ Result<std::unique_ptr<SyncPoint>> SyncPoint::open(const SyncPointOptions& optio
   for (const LocalFile& file : files) {
     sizes.push_back(file.bytes());
     // What both hosts write to tells nothing, and is flushed by whoever does.
-    if ((tap.held_disks() >> (sizes.size() - 1) & 1U) != 0) continue;
+    if (tap.holds(sizes.size() - 1)) continue;
     REMUSD_ASSIGN(ScopedFd again, open_again(file));
     flushed.push_back(std::move(again));
   }
@@ -233,10 +233,13 @@ Status SyncPoint::flushed(Lock& lock) {
   if (!session_ || session_->flushed_epoch == 0) return {};
   const Session now = *session_;
   session_->begun = true;
-  return unlocked(lock, [this, &now] {
-    if (!now.begun) return map_->begin(now.id);
-    return map_->turn(now.open_epoch, now.flushed_epoch) ? map_->store() : Status();
-  });
+  if (now.begun)
+    return unlocked(lock, [this, &now] {
+      return map_->turn(now.open_epoch, now.flushed_epoch) ? map_->store() : Status();
+    });
+  REMUSD_TRY(unlocked(lock, [this, &now] { return map_->begin(now.id); }));
+  failure_ = {};
+  return {};
 }
 
 Status SyncPoint::unlocked(Lock& lock, const std::function<Status()>& job) {

@@ -89,8 +89,7 @@ class Tap : public Observer {
   /// The next DISK body of `epoch`, appended to *out; false when there is none left. Epochs in order.
   bool next(uint64_t epoch, ckpt::Bytes* out, uint64_t* raw_bytes);
   void acked(uint64_t epoch);  // and all before it
-  /// Before a pause: waits while the bound is reached and an acknowledgement may change that; false: still
-  /// so.
+  /// Before a pause: waits while the bound is reached and an acknowledgement may help. False: it did not.
   bool await_room(Time deadline) const;
   /// The session is over. What is logged for the backup is forgotten, and changes pass. Of held disks this
   /// decides nothing: what is kept stays, as after freeze().
@@ -101,6 +100,7 @@ class Tap : public Observer {
   void won();
   void lost();
   uint32_t held_disks() const { return hold_.disks(); }
+  bool holds(size_t disk) const { return (held_disks() >> disk & 1U) != 0; }
   uint64_t settled_epoch() const { return settled_epoch_.load(); }  // is on the shared storage, flushed
   /// After freeze(): nothing is on its way to the shared storage any more, which is not locked either.
   bool quiet() const;
@@ -142,7 +142,7 @@ class Tap : public Observer {
 
   mutable std::mutex mutex_;
   Mode mode_ = Mode::off;
-  std::function<void(const Change&change)> mark_, follow_;
+  std::function<void(const Change&)> mark_, follow_;
   std::map<uint64_t, Way> under_way_;  // changes by their sequence; logged: in a log of this session
   uint64_t unlogged_ = 0;              // of them, those that are not
   bool pausing_ = false, waiting_ = false, holds_flushes_ = false;

@@ -38,7 +38,7 @@ Verifier::Verifier(std::span<const LocalFile> files, Tap& tap, Inquiry& inquiry)
   for (const LocalFile& file : files_) {
     touched_.emplace_back(file.bytes());
     busy_.emplace_back(file.bytes());
-    if (!is_held(busy_.size() - 1)) progress_.total_bytes += file.bytes();
+    if (!tap_.holds(busy_.size() - 1)) progress_.total_bytes += file.bytes();
   }
   tap_.follow([this](const Change& change) { touched_[change.disk].mark(change.offset, change.bytes); });
   thread_ = std::thread([this] {
@@ -74,7 +74,7 @@ Status Verifier::verify() {
     uint64_t left = 0;
     for (size_t disk = 0; disk < files_.size(); ++disk) {
       uint64_t at = 0, offset = 0, bytes = 0;
-      if (pass == 0 && !is_held(disk)) REMUSD_TRY(compare(disk, 0, files_[disk].bytes(), epoch));
+      if (pass == 0 && !tap_.holds(disk)) REMUSD_TRY(compare(disk, 0, files_[disk].bytes(), epoch));
       // What it marks anew lies before `at`, or is this run again.
       while (pass > 0 && busy_[disk].take(&at, &offset, &bytes))
         REMUSD_TRY(compare(disk, offset, bytes, epoch));

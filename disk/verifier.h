@@ -61,7 +61,6 @@ class Verifier {
  private:
   Status verify();
   /// Both hosts have the same one.
-  bool is_held(size_t disk) const { return (tap_.held_disks() >> disk & 1U) != 0; }
   Status begin_pass(uint64_t* epoch);
   Status compare(size_t disk, uint64_t offset, uint64_t bytes, uint64_t epoch);
   Status tell(size_t disk, uint64_t offset, uint64_t bytes, uint64_t epoch, ckpt::DiskTell* told);

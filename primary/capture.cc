@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kDirtyReserve = 65536;  // ranges; a set that needs more grows once
 constexpr Duration kInputPatience = std::chrono::milliseconds(5), kInputLook = std::chrono::microseconds(50);
-constexpr Duration kStopLook = std::chrono::milliseconds(20);
+constexpr Duration kStopLook = std::chrono::milliseconds(20);  // whether protection is to end, in a wait
 constexpr size_t kSyncBacklogChunks = 2;  // a pass is over when no more than these wait to be shipped
 
 bool is_zero(const std::byte* page) {

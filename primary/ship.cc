@@ -369,7 +369,8 @@ Status Ship::on_session_frame(const ckpt::FrameView& frame, Time now) {
       if (core_.acked_epoch() > before) {
         last_ack_ = now;
         sender_->on_ack(core_.acked_epoch(), now);
-        if (config_.options.disks != nullptr) config_.options.disks->durable(ack.applied_epoch);
+        // One that tells nothing of its disks may have applied to memory only.
+        if (inquiry_) config_.options.disks->durable(ack.applied_epoch);
       }
       return Status::ok_status();
     }
