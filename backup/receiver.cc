@@ -78,6 +78,7 @@ void Receiver::run() {
     if (core_.final()) break;
     // Answers first: an acknowledgement leaves with the next wait, and applying goes on when nothing came.
     if (!wait()) apply_some();
+    note_applied();
     feed_disks();
     seed_some();
     core_.tick(Clock::now(), &actions_);
@@ -314,9 +315,12 @@ Status Receiver::on_settled(const ckpt::FrameView& frame) {
 }
 
 void Receiver::apply_some() {
-  if (!store_) return;
-  if (store_->pending()) store_->apply_slice(link_->open() ? kFramesPerSlice : SIZE_MAX);
-  while (!core_.final() && core_.applied() < store_->applied()) {
+  if (store_ && store_->pending()) store_->apply_slice(link_->open() ? kFramesPerSlice : SIZE_MAX);
+}
+
+/// The store goes on with it also when frames come in.
+void Receiver::note_applied() {
+  while (store_ && !core_.final() && core_.applied() < store_->applied()) {
     core_.applied(core_.applied() + 1, &actions_);
   }
 }

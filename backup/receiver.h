@@ -58,6 +58,7 @@ class Receiver {
   void after_handshake_step();
   Status named(const Status& why) const;
   void apply_some();
+  void note_applied();
   void feed_disks();
   void tell_of_disks();
   Status drain_disks();

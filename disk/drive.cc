@@ -17,6 +17,8 @@ namespace remusd::disk {
 namespace {
 
 constexpr std::array<std::byte, 256 << 10> kZeros{};
+/// What is copied within microseconds.
+constexpr uint32_t kSmallBytes = 64u << 10;
 
 bool lies_in_memory(int fd) {
   struct statfs info {};
@@ -106,7 +108,10 @@ void Drive::change(Job* job) {
   if (order_.add(job)) make(job);
 }
 
+/// False: it is the ring's, or what is left of it.
 bool Drive::write_directly(Job* job) {
+  if (!in_memory_ && (job->request.bytes > kSmallBytes || !prompt_writes_.expected())) return false;
+  const Promptness::Watch watch(&prompt_writes_);
   while (job->done < job->request.bytes) {
     const ssize_t put = ::pwrite(file_.fd(), job->content.data() + job->done, job->request.bytes - job->done,
                                  static_cast<off_t>(job->request.offset + job->done));
@@ -122,7 +127,7 @@ void Drive::make(Job* job) {
   switch (job->way) {
     case Job::Way::write:
       // What goes wrong here the ring will tell, too.
-      if (in_memory_ && write_directly(job)) return made(job, 0);
+      if (write_directly(job)) return made(job, 0);
       return ring_->start(job, [&](io_uring_sqe* entry) {
         io_uring_prep_write(entry, file_.fd(), job->content.data() + job->done,
                             job->request.bytes - job->done, job->request.offset + job->done);
@@ -195,8 +200,21 @@ void Drive::start_sync() {
   made_syncing_ = made_;
   synced_now_.swap(synced_next_);
   later_now_ = std::exchange(later_next_, 0);
+  if (sync_directly()) return;
   ring_->start(&sync_,
                [&](io_uring_sqe* entry) { io_uring_prep_fsync(entry, file_.fd(), IORING_FSYNC_DATASYNC); });
+}
+
+/// For the only client, who waits for it; others would wait, too.
+bool Drive::sync_directly() {
+  if (later_now_ > 0 || !owner_->one_job() || !prompt_syncs_.expected()) return false;
+  int result = 0;
+  {
+    const Promptness::Watch watch(&prompt_syncs_);
+    if (::fdatasync(file_.fd()) != 0) result = -errno;
+  }
+  synced(result);
+  return true;
 }
 
 void Drive::synced(int result) {

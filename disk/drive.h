@@ -9,8 +9,10 @@
 // last one there is nothing to make good, and the file is not asked: the hypervisor flushes twice in each
 // pause.
 //
-// Nothing here waits for a device: what may is given to the ring. Reads are first tried in the page cache,
-// and files that lie in memory (tmpfs) are read and written directly, which the ring would hand to a thread.
+// What may wait for a device is given to the ring, which hands it to a thread where a file system cannot do
+// it otherwise. What only might is done here, as long as it turns out not to (promptness.h): small writes,
+// which end in the page cache, and the flush of a client that does nothing else meanwhile. Reads are first
+// tried in the page cache, and files that lie in memory (tmpfs) are always read and written directly.
 #pragma once
 
 #include <span>
@@ -19,6 +21,7 @@
 #include "disk/job.h"
 #include "disk/local_file.h"
 #include "disk/operation.h"
+#include "disk/promptness.h"
 
 namespace remusd::disk {
 
@@ -34,6 +37,7 @@ class Drive {
     virtual void done(Job* job, int error) = 0;  // errno value
     virtual void flushed_later(int error) = 0;
     virtual void changed(Job* job) = 0;  // a change has been made, or has failed; before done()
+    virtual bool one_job() const = 0;    // there is one, over all disks
   };
 
   Drive(const LocalFile& file, OperationRing* ring, Owner* owner);
@@ -73,12 +77,14 @@ class Drive {
   void read_rest(Job* job);
   void make(Job* job);
   bool write_directly(Job* job);
+  bool sync_directly();
   void made(Job* job, int error);
 
   const LocalFile& file_;
   OperationRing* ring_;
   Owner* owner_;
   bool in_memory_ = false, cache_reads_ = true, broken_ = false, syncing_ = false;
+  Promptness prompt_writes_, prompt_syncs_;
   ChangeOrder order_;
   std::vector<ChangeOrder::Entry*> ready_;
   std::vector<Job*> synced_now_, synced_next_;

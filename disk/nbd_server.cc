@@ -128,6 +128,7 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   void done(Job* job, int error) override;
   void flushed_later(int error) override;
   void changed(Job* job) override;
+  bool one_job() const override { return changes_room_.jobs + reads_room_.jobs == 2 * kJobs - 1; }
 
   const ServerOptions options_;
   OperationRing ring_;

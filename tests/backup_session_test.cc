@@ -255,6 +255,20 @@ TEST_F(BackupSession, FollowsAnOrderFromThePrimary) {
   expect_goes_on_from_last_epoch();
 }
 
+TEST_F(BackupSession, AnEpochThatTheNextOnesFramesHaveAppliedIsPromoted) {
+  protect(3);
+  primary_->send_epoch_data();
+  primary_->send_commit();
+  primary_->remember();
+  primary_->send_epoch_data();
+  primary_->send(FrameType::order, ckpt::Order{});
+  // The receive thread is not idle before the link is closed.
+  for (int i = 0; i < 5000; ++i) primary_->send(FrameType::heartbeat, ckpt::Heartbeat{1, 0});
+  EXPECT_TRUE(primary_->expect_closed());
+  expect_goes_on_from_last_epoch();
+  EXPECT_EQ(session_->snapshot().applied, 4u);
+}
+
 TEST_F(BackupSession, InASwitchoverTheLoadedGuestIsHeardOfOnlyOnceTheRightToRunIsWon) {
   arbiter_.stay_unknown(true);
   protect(5);

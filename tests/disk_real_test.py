@@ -8,7 +8,6 @@ pair_real_test.py needs. Numbers in brackets are those of the faults that a test
 
 import filecmp
 import os
-import shutil
 import signal
 import sys
 import time
@@ -17,9 +16,8 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "world"))
 from failover import boot, complaints, disk_complaints, go_on, one_round, protect, protection  # noqa: E402
 from pair_real_test import options  # noqa: E402
-from world import World, run, wait_until  # noqa: E402
+from world import World, wait_until  # noqa: E402
 
-DECODER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "verify_stream.py")
 # A busy machine's silence is not what is tested here.
 PATIENT = {"reprotect_min_ms": 300, "reprotect_max_ms": 1000, "heartbeat_lost": 25}
 
@@ -155,38 +153,8 @@ class Disk(unittest.TestCase):
             self.assertIn("no difference", world.b.must("resync", "vm1", "--verify"))
 
     def test_the_replica_is_exactly_the_committed_epoch(self):
-        with world_of(arbiter_timeout_ms=200) as world:
-            record = os.path.join(world.dir, "stream")
-            world.protection["record_path"] = record
-            world.configure(world.a)
-            client = boot(world, on_disk())
-            made = os.path.join(world.dir, "disk0.raw")
-            shutil.copyfile(world.disk_of("b"), made)  # what the replica begins with
-            protect(world)
-            write_more(client)
-            # Nobody may promote, so that the replica stays what it is.
-            place = os.path.join(world.dir, "arbiter", "vm1.json")
-            with open(place, encoding="utf-8") as file:
-                kept = file.read()
-            with open(place, "w", encoding="utf-8") as file:
-                file.write("damaged")
-            begin, end = world.a.kill()
-            world.b.wait_state("frozen")
-            wait_until("the replica to be applied", lambda: world.b.status()["epochs"]["applied"] ==
-                       world.b.status()["epochs"]["acked"] and
-                       world.b.status()["disks"]["replica"]["behind_bytes"] == 0, 10)
-            epoch = world.b.status()["epochs"]["acked"]
-            done = run(sys.executable, DECODER, "--allow-cut", "--disks", world.dir, "--until", str(epoch),
-                       record, check=False, timeout=120)
-            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            self.assertTrue(filecmp.cmp(made, world.disk_of("b"), shallow=False),
-                            f"the replica is not epoch {epoch}")
-            with open(place, "w", encoding="utf-8") as file:
-                file.write(kept)
-            # TCP has been silent for long, and so is its next attempt.
-            self.assertTrue(go_on(client, end, timeout=90))
-            self.assertEqual(complaints(client.ask(f"finish {begin} {end}")), [])
-            self.assertEqual(disk_complaints(world, client, world.b), [])
+        found = one_round(on_disk(exact=True), 2.0)
+        self.assertEqual(found["complaints"], [])
 
     def test_a_daemon_restarts_and_the_disk_is_there_again(self):  # [33]
         with world_of() as world:

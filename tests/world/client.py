@@ -143,12 +143,14 @@ class Client:
         return {"connected": True, "seconds": round(time.monotonic() - begin, 2)}
 
     def load(self, command, argument):
-        """Asks the load port, with retries (not for an end, which must not happen twice). `asked` is when,
-        on the clock outside: the guest's own stands still in pauses, and a reply is held."""
+        """Asks the load port, with retries (not for an end, which must not happen twice: its answer may take
+        longer). `asked` is when, on the clock outside: the guest's own stands still in pauses, and a reply is
+        held."""
+        ends = command in (2, 7, 8)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             asker.connect((self.options.guest, LOAD_PORT))
-            asker.settimeout(0.5)
-            for _ in range(1 if command in (2, 7, 8) else 10):
+            asker.settimeout(5 if ends else 0.5)
+            for _ in range(1 if ends else 10):
                 asked = time.monotonic()
                 try:
                     asker.send(struct.pack("<II", command, argument))

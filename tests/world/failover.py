@@ -7,6 +7,7 @@ import sys
 import time
 
 import disk_check
+from exact import Exact
 from world import World, WorldError, wait_until
 
 DISK_MS = 25  # from one record to the next
@@ -30,6 +31,8 @@ def parse_guest_options(parser):
     parser.add_argument("--plain", action="store_true",
                         help="plain text between the hosts instead of TLS, for comparisons")
     options = parser.parse_args()
+    if getattr(options, "exact", False) and not options.disk:
+        parser.error("--exact looks at a disk: it needs --disk")
     World.tls = not options.plain
     if options.check_arguments:
         sys.exit(0)
@@ -137,15 +140,26 @@ def reboot(client, timeout=150, command=2):
 
 def one_round(options, run_for, cut_power=False, and_reboot=False):
     """A fresh pair, one failover after `run_for` seconds of protection: the client's findings, with the
-    complaints, and promote_ms as the new primary tells it."""
+    complaints, and promote_ms as the new primary tells it. Where the options say `exact`, the replica is
+    looked at before it is promoted."""
+    exact, wrong = None, []
     with World(protection(options)) as world:
+        if getattr(options, "exact", False):
+            exact = Exact(world)
         client = boot(world, options)
+        if exact:
+            exact.begin()
         protect(world)
         time.sleep(run_for)  # The moment of the kill: it is the experiment, not a wait for something.
+        if exact:
+            exact.keep_from_promotion()
         begin, end = world.a.kill(cut_power)
-        go_on(client, end)
+        if exact:
+            wrong = exact.complaints()
+            exact.let_promote()
+        go_on(client, end, timeout=90 if exact else 20)  # After so long TCP tries again late.
         found = client.ask(f"finish {begin} {end}")
-        found["complaints"] = complaints(found)
+        found["complaints"] = wrong + complaints(found)
         if found["failover_ms"] is not None:
             status = world.b.status()
             found["promote_ms"] = status["promote_ms"]
