@@ -10,9 +10,9 @@
 // pause.
 //
 // What may wait for a device is given to the ring, which hands it to a thread where a file system cannot do
-// it otherwise. What only might is done here, as long as it turns out not to (promptness.h): small writes,
-// which end in the page cache, and the flush of a client that does nothing else meanwhile. Reads are first
-// tried in the page cache, and files that lie in memory (tmpfs) are always read and written directly.
+// it otherwise. What only might is done here, as long as it turns out not to (promptness.h), for a client
+// that does nothing else meanwhile: its flush, and its small write, which ends in the page cache. Reads are
+// first tried in the page cache, and files that lie in memory (tmpfs) are always read and written directly.
 #pragma once
 
 #include <span>
