@@ -64,4 +64,6 @@ mkdir -p "$all"
 for preset in "${presets[@]}"; do
   printf 'subdirs("%s")\n' "$ROOT/build/$preset"
 done >"$all/CTestTestfile.cmake"
-exec "${run[@]}" ctest --test-dir "$all" -j "$(nproc)" --output-on-failure --no-tests=error "${select[@]}"
+# Unit tests wait more than they compute; real pairs have the machine to themselves.
+jobs=$((2 * $(nproc)))
+exec "${run[@]}" ctest --test-dir "$all" -j "$jobs" --output-on-failure --no-tests=error "${select[@]}"

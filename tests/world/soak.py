@@ -26,7 +26,7 @@ def parse():
     parser.add_argument("--death", choices=("kill", "power", "mixed"), default="mixed",
                         help="kill: SIGKILL to all; power: the cables go first; mixed: by chance")
     parser.add_argument("--exact", action="store_true",
-                        help="of a disk: the replica must be the committed epoch, to the byte; failovers wait")
+                        help="the replica of a disk must be the committed epoch, to the byte; failovers wait")
     parser.add_argument("--reboot", action="store_true", help="the guest must come back from a reboot, too")
     parser.add_argument("--json", action="store_true")
     return parse_guest_options(parser)
