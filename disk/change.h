@@ -53,8 +53,9 @@ class Observer {
   /// False: there is no room. The server then keeps the request and all that come after it on any
   /// connection waiting (reads and flushes go on), and asks again after Server::retry().
   virtual bool changing(const Change& change, std::span<const std::byte> data) = 0;
-  /// It is done on the local disk, well or not; the client has not been answered yet.
-  virtual void changed(const Change& change) = 0;
+  /// It is done on the local disk, well or, with an errno value, not: then the disk may have all, some or
+  /// nothing of it. The client has not been answered yet.
+  virtual void changed(const Change& change, int error) = 0;
   /// Whether flushes, and writes that are to be on the medium when they are answered, must wait until
   /// Server::retry().
   virtual bool flush_held() = 0;
@@ -80,6 +81,8 @@ class ChangeGate {
   virtual ~ChangeGate() = default;
   /// False: it waits, as for room.
   virtual bool touch(const Change& change) = 0;
+  /// It could not be made here; elsewhere it may be.
+  virtual void failed(const Change& change) = 0;
 };
 
 }  // namespace remusd::disk

@@ -173,7 +173,7 @@ void Drive::made(Job* job, int error) {
   const size_t first = ready_.size();
   ++made_;
   order_.remove(job, &ready_);
-  owner_->changed(job);
+  owner_->changed(job, error);
   if (error == 0 && job->request.has(nbd::kFua))
     flush(job);
   else

@@ -127,7 +127,7 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   void touched(Connection* connection) override;
   void done(Job* job, int error) override;
   void flushed_later(int error) override;
-  void changed(Job* job) override;
+  void changed(Job* job, int error) override;
   bool one_job() const override { return changes_room_.jobs + reads_room_.jobs == 2 * kJobs - 1; }
 
   const ServerOptions options_;
@@ -464,7 +464,7 @@ void Server::Loop::make(Job* job) {
   changing_.fetch_add(1);
   const Fate fate = options_.observer != nullptr ? options_.observer->fate(change_of(*job)) : Fate::make;
   if (fate == Fate::make) return job->drive->change(job);
-  changed(job);
+  changed(job, fate == Fate::refuse ? EIO : 0);
   if (fate == Fate::refuse) return done(job, EIO);
   return job->request.has(nbd::kFua) ? flush(job) : done(job, 0);
 }
@@ -515,8 +515,8 @@ void Server::Loop::flushed_later(int error) {
   options_.observer->flushed_later(error);
 }
 
-void Server::Loop::changed(Job* job) {
-  if (options_.observer != nullptr) options_.observer->changed(change_of(*job));
+void Server::Loop::changed(Job* job, int error) {
+  if (options_.observer != nullptr) options_.observer->changed(change_of(*job), error);
   if (changing_.fetch_sub(1) > 1 || draining_.load() == 0) return;
   const std::lock_guard lock(drained_lock_);
   drained_.notify_all();

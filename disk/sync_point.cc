@@ -121,6 +121,17 @@ bool SyncPoint::touch(const Change& change) {
   return false;
 }
 
+void SyncPoint::failed(const Change& change) {
+  {
+    const Lock lock(mutex_);
+    forget_ = true;
+    session_.reset();
+    failure_ = {Code::io, "a change of disk " + std::to_string(change.disk) +
+                              " failed here: the next first sync looks at all of the disks"};
+  }
+  wake_.notify_one();
+}
+
 void SyncPoint::begin_session(const ckpt::SessionId& session, bool turns) {
   map_->begin_session();
   const Lock lock(mutex_);

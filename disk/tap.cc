@@ -53,7 +53,8 @@ Fate Tap::fate(const Change&) {
   return fate_;
 }
 
-void Tap::changed(const Change& change) {
+void Tap::changed(const Change& change, int error) {
+  if (error != 0 && gate_ != nullptr && !hold_.has(change.disk)) gate_->failed(change);
   const std::lock_guard lock(mutex_);
   const auto one = under_way_.find(change.sequence);
   REMUSD_ASSERT(one != under_way_.end(), "what is done has begun");

@@ -52,7 +52,7 @@ class Tap : public Observer {
 
   // Observer.
   bool changing(const Change& change, std::span<const std::byte> data) override;
-  void changed(const Change& change) override;
+  void changed(const Change& change, int error = 0) override;
   bool flush_held() override;
   bool flush_may_wait() override;
   void flushed_later(int error) override;

@@ -181,6 +181,8 @@ class DiskFault(unittest.TestCase):
             self.assertTrue(go_on(client, time.monotonic()))
             on_a = world.a.status()
             self.assertEqual(on_a["state"], "protected", on_a["reason"])
+            if kind == "error":  # The backup may have it.
+                self.assertIn("failed here", " ".join(on_a["disks"]["notes"]))
             seen = client.ask("progress")
             for store in ("records", "database"):
                 self.assertLessEqual(seen[store], acknowledged[store] + 1, "nothing is stored any more")

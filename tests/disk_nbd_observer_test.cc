@@ -249,6 +249,20 @@ TEST_F(NbdObserver, HearsWhenEachChangeIsDone) {
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(recorder_.told()[i].change.sequence, i + 1);
 }
 
+TEST_F(NbdObserver, HearsWhichChangeFailed) {
+  serve(&recorder_);
+  const auto client = connect();
+  EXPECT_EQ(client->write_now(0, filled(100, 1)), Error::none);
+  {
+    const ScopedFd full(::open("/dev/full", O_RDWR | O_CLOEXEC));
+    const Diverted diverted(*file_, full.get());
+    EXPECT_EQ(client->write_now(512, filled(100, 2)), Error::nospc);
+  }
+  EXPECT_EQ(client->write_now(0, filled(100, 3)), Error::none);
+  EXPECT_EQ(recorder_.changed(), (std::vector<uint64_t>{1, 2, 3}));
+  EXPECT_EQ(recorder_.failed(), (std::vector<uint64_t>{2}));
+}
+
 TEST_F(NbdObserver, HeldFlushesWaitAndAllElseGoesOn) {
   serve(&recorder_);
   recorder_.hold_flushes(true);

@@ -56,8 +56,8 @@ class SyncedHost {
     disks.reset();
     fs::rename(kept, options_.map_path);
   }
-  /// As the server does it.
-  void write(uint64_t offset, uint64_t bytes, uint32_t seed) {
+  /// As the server does it. `error`: the disk refuses it.
+  void write(uint64_t offset, uint64_t bytes, uint32_t seed, int error = 0) {
     std::mt19937 random(seed);
     Bytes data(bytes);
     for (std::byte& byte : data) byte = static_cast<std::byte>(random());
@@ -67,8 +67,8 @@ class SyncedHost {
       ASSERT_LT(Clock::now(), deadline) << "its region is not stored";
       std::this_thread::yield();
     }
-    ASSERT_OK(disks->files()[0].write(offset, data));
-    disks->tap().changed(change);
+    if (error == 0) ASSERT_OK(disks->files()[0].write(offset, data));
+    disks->tap().changed(change, error);
   }
   Bytes content() const {
     std::ifstream file(disk_, std::ios::binary);
@@ -236,6 +236,31 @@ TEST_F(DiskResync, ABrokenFirstSyncDoesNotStartOver) {
   EXPECT_EQ(progress_.changed_bytes, differs);
   b_.close();
   expect_equal(b_, a_);
+}
+
+TEST_F(DiskResync, AfterAChangeThatFailedHereEverythingIsLookedAt) {
+  a_.open();
+  a_.write(0, 1u << 20, 1);
+  sync(&a_, &b_);
+  a_.write(2u << 20, kBlock, 2, EIO);
+  commit(&a_, &b_);
+  const Time deadline = Clock::now() + kPatience;
+  while (a_.disks->map()->point() != ckpt::SessionId{}) {
+    ASSERT_LT(Clock::now(), deadline);
+    std::this_thread::yield();
+  }
+  EXPECT_NE(a_.disks->map_failure().message().find("failed here"), std::string::npos);
+  a_.die();
+  ASSERT_OK(b_.disks->promote(Clock::now() + kPatience));
+  EXPECT_EQ(bytes_that_differ(a_.content(), b_.content()), kBlock);
+  b_.close();
+  b_.open();
+  sync(&b_, &a_);
+  EXPECT_FALSE(progress_.by_map);
+  EXPECT_EQ(progress_.changed_bytes, kBlock);
+  ASSERT_OK(b_.disks->map_failure());
+  ASSERT_OK(a_.disks->promote(Clock::now() + kPatience));
+  expect_equal(a_, b_);
 }
 
 TEST_F(DiskResync, WhatDiffersIsFoundWhileTheGuestWrites) {

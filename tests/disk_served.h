@@ -42,8 +42,9 @@ class Recorder final : public Observer {
     told_.push_back({change, Bytes(data.begin(), data.end())});
     return true;
   }
-  void changed(const Change& change) override {
+  void changed(const Change& change, int error) override {
     const std::lock_guard lock(lock_);
+    if (error != 0) failed_.push_back(change.sequence);
     changed_.push_back(change.sequence);
   }
   bool flush_held() override {
@@ -62,6 +63,7 @@ class Recorder final : public Observer {
   void give_room(size_t changes) { set(&room_, changes); }
   void hold_flushes(bool hold) { set(&flushes_held_, hold); }
   std::vector<uint64_t> changed() const { return get(changed_); }
+  std::vector<uint64_t> failed() const { return get(failed_); }  // of them
   void let_flushes_wait() { set(&flushes_wait_, true); }
   size_t refused() const { return get(refused_); }
   std::vector<Told> told() const { return get(told_); }
@@ -82,7 +84,7 @@ class Recorder final : public Observer {
   mutable std::mutex lock_;
   size_t room_ = SIZE_MAX, refused_ = 0;
   bool flushes_wait_ = false, flushes_held_ = false;
-  std::vector<uint64_t> changed_;
+  std::vector<uint64_t> changed_, failed_;
   std::vector<Told> told_;
   std::vector<int> flushed_;
 };
