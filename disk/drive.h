@@ -37,7 +37,7 @@ class Drive {
     virtual void done(Job* job, int error) = 0;  // errno value
     virtual void flushed_later(int error) = 0;
     virtual void changed(Job* job, int error) = 0;  // a change has been made, or has failed; before done()
-    virtual bool one_job() const = 0;    // there is one, over all disks
+    virtual bool one_job() const = 0;               // there is one, over all disks
   };
 
   Drive(const LocalFile& file, OperationRing* ring, Owner* owner);

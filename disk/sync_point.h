@@ -54,7 +54,8 @@ class SyncPoint final : public ChangeGate {
 
   /// As DirtyMap::touch().
   bool touch(const Change& change) override;
-  /// Then the replica may have what the disk has not, and no map says so: the next resync looks at everything.
+  /// Then the replica may have what the disk has not, and no map says so: the next resync looks at
+  /// everything.
   void failed(const Change& change) override;
   /// A session begins; nothing of it is on both hosts. `turns`: this is the side on which the guest runs.
   void begin_session(const ckpt::SessionId& session, bool turns);

@@ -8,7 +8,6 @@ test covers. DiskSteps needs a daemon with fail points besides (REMUSD_FAULTS_BU
 """
 
 import contextlib
-import filecmp
 import os
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ sys.path[:0] = [os.path.join(HERE, "world"), os.path.join(HERE, "faults")]
 import disk_check  # noqa: E402
 import fail_points  # noqa: E402
 import faulty_disk  # noqa: E402
-from disk_real_test import on_disk, world_of, write_more  # noqa: E402
+from disk_real_test import on_disk, settled, world_of, write_more  # noqa: E402
 from failover import boot, complaints, disk_complaints, go_on, protect  # noqa: E402
 from world import GUEST_IP, IMAGE, ROOT, run, wait_until  # noqa: E402
 
@@ -59,16 +58,6 @@ def pair(on=None, disk=None, journal=None, **settings):
         if journal is not None:
             os.symlink(journal.path, os.path.join(world.hosts[on].dir, "state", "vm1.journal"))
         yield world
-
-
-def settled(world):
-    """What the backup has is what the primary has; the guest writes now and then, so it is asked often."""
-    def equal():
-        return (world.a.status()["disks"]["held_bytes"]["used"] == 0 and
-                world.b.status()["disks"]["replica"]["behind_bytes"] == 0 and
-                filecmp.cmp(world.disk_of("a"), world.disk_of("b"), shallow=False))
-
-    wait_until("both disks to be equal", equal, 60)
 
 
 def survives(test, world, client, audited=True, timeout=60):
