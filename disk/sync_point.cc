@@ -249,7 +249,7 @@ Status SyncPoint::flushed(Lock& lock) {
       return map_->turn(now.open_epoch, now.flushed_epoch) ? map_->store() : Status();
     });
   REMUSD_TRY(unlocked(lock, [this, &now] { return map_->begin(now.id); }));
-  failure_ = {};
+  if (!forget_) failure_ = {};  // Else it was lost again meanwhile.
   return {};
 }
 
