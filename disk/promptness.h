@@ -2,7 +2,7 @@
 //
 // Whether something that might block is done on a thread that must not, which spares handing it to another
 // one: as long as it turns out not to. One that took long is not tried again for a while, and each that takes
-// long after that doubles the while: a thread loses at most some hundredths of its time to it.
+// long after that doubles the while, up to kMostDoubt. How long a single one takes nothing here bounds.
 //
 // Not thread-safe.
 #pragma once
