@@ -8,18 +8,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <future>
-#include <mutex>
 #include <thread>
+#include <utility>
 
 #include "ckpt/thread.h"
 #include "disk/drive.h"
 #include "disk/nbd_connection.h"
+#include "disk/nbd_dispatcher.h"
 
 namespace remusd::disk {
 namespace {
@@ -54,16 +53,19 @@ Result<ScopedFd> listen_on(const std::string& path) {
 }  // namespace
 
 /// The thread's world. Public calls come from other threads, unless they say otherwise.
-class Server::Loop final : public Drive::Owner, public Connection::Owner {
+class Server::Loop final : public Connection::Owner {
  public:
-  explicit Loop(ServerOptions options) : options_(std::move(options)), pool_(kKeptBytes) {}
+  explicit Loop(ServerOptions options)
+      : options_(std::move(options)),
+        dispatcher_(options_.observer, [this] { return jobs_out() == 1; }),
+        pool_(kKeptBytes) {}
   ~Loop() override;
 
   Status start();
   void wake(std::atomic<bool>* why);
   void retry() { wake(&retry_); }
-  void doubt() { doubt_ = true; }
-  bool drain(Time deadline);
+  void doubt() { dispatcher_.doubt(); }
+  bool drain(Time deadline) { return dispatcher_.drain(deadline); }
   DiskCounters counters(size_t disk) const;
 
  private:
@@ -80,7 +82,7 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
           served{disk.name, disk.file->bytes(), disk.read_only || disk.file->read_only()},
           path(disk.socket_path),
           listening(std::move(socket)),
-          drive(*disk.file, &owner->ring_, owner) {}
+          drive(*disk.file, &owner->ring_, &owner->dispatcher_) {}
     void accepted(int result) { loop->accepted(this, result); }
     void cancelled(int /*result*/) {}
 
@@ -111,27 +113,17 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   void close(Connection* connection);
   Port& port_of(const Connection& connection);
   Room& room_of(const nbd::Request& request) { return request.changes() ? changes_room_ : reads_room_; }
-  size_t disk_of(const Job& job) const;
-  Change change_of(const Job& job) const;
-  bool tell(Job* job);
-  void change(Job* job);
-  void make(Job* job);
-  bool look_at_kept(Job* job);
-  void flush(Job* job);
-  void tell_held();
+  size_t jobs_out() const { return 2 * kJobs - changes_room_.jobs - reads_room_.jobs; }
 
   Job* admit(Connection* connection, const nbd::Request& request, size_t content) override;
   void release(Job* job) override;
-  void carry_out(Job* job) override;
-  void refuse(Job* job, nbd::Error error) override;
+  void carry_out(Job* job) override { dispatcher_.carry_out(job); }
+  void refuse(Job* job, nbd::Error error) override { dispatcher_.refuse(job, error); }
   void touched(Connection* connection) override;
-  void done(Job* job, int error) override;
-  void flushed_later(int error) override;
-  void changed(Job* job, int error) override;
-  bool one_job() const override { return changes_room_.jobs + reads_room_.jobs == 2 * kJobs - 1; }
 
   const ServerOptions options_;
   OperationRing ring_;
+  Dispatcher dispatcher_;
   ScopedFd event_;
   uint64_t event_count_ = 0;
   Calls<Loop, &Loop::woken> wake_operation_{this};
@@ -144,14 +136,8 @@ class Server::Loop final : public Drive::Owner, public Connection::Owner {
   std::vector<Job*> free_jobs_;
   Room changes_room_, reads_room_;
   Room* letting_in_ = nullptr;  // the one whose first in line is being served
-  std::deque<Job*> held_;       // changes that the observer has not been told of, in their order
-  std::vector<Job*> held_flushes_;
-  uint64_t next_sequence_ = 1;
 
-  std::atomic<bool> retry_ = false, stop_ = false, doubt_ = false;
-  std::atomic<size_t> changing_ = 0, draining_ = 0;
-  std::mutex drained_lock_;
-  std::condition_variable drained_;
+  std::atomic<bool> retry_ = false, stop_ = false;
   std::thread thread_;
 };
 
@@ -190,17 +176,6 @@ void Server::Loop::wake(std::atomic<bool>* why) {
   (void)!::write(event_.get(), &one, sizeof one);
 }
 
-bool Server::Loop::drain(Time deadline) {
-  draining_.fetch_add(1);
-  bool none = false;
-  {
-    std::unique_lock lock(drained_lock_);
-    none = drained_.wait_until(lock, deadline, [this] { return changing_.load() == 0; });
-  }
-  draining_.fetch_sub(1);
-  return none;
-}
-
 DiskCounters Server::Loop::counters(size_t disk) const {
   const DiskTally& tally = ports_[disk]->tally;
   const auto value = [](const std::atomic<uint64_t>& counter) { return counter.load(kRelaxed); };
@@ -226,6 +201,7 @@ Status Server::Loop::begin() {
   for (const ServedDisk& disk : options_.disks) {
     REMUSD_ASSIGN(ScopedFd socket, listen_on(disk.socket_path));
     ports_.push_back(std::make_unique<Port>(this, disk, std::move(socket)));
+    dispatcher_.add(&ports_.back()->drive);
   }
   for (const auto& port : ports_) accept_more(port.get());
   await_wake();
@@ -234,8 +210,7 @@ Status Server::Loop::begin() {
 
 void Server::Loop::turn() {
   const bool try_again = std::exchange(accept_failed_, false);
-  const bool busy = changes_room_.jobs + reads_room_.jobs < 2 * kJobs;
-  ring_.wait(try_again || busy ? kShortTurn : kLongTurn);
+  ring_.wait(try_again || jobs_out() > 0 ? kShortTurn : kLongTurn);
   settle_touched();
   if (!try_again) return;
   for (const auto& port : ports_) accept_more(port.get());
@@ -247,16 +222,10 @@ void Server::Loop::stop() {
     ring_.start(&port->cancel, [&](io_uring_sqe* entry) { io_uring_prep_cancel(entry, &port->accept, 0); });
   }
   for (const auto& connection : connections_) connection->end();
-  held_.insert(held_.end(), held_flushes_.begin(), held_flushes_.end());
-  held_flushes_.clear();
-  while (!held_.empty()) {
-    Job* job = held_.front();
-    held_.pop_front();
-    job->connection->drop(job);
-  }
+  dispatcher_.drop_held();
   settle_touched();
   while (ring_.waited_for() > 0) turn();
-  REMUSD_ASSERT(connections_.empty() && changing_ == 0, "nothing is left when nothing is under way");
+  REMUSD_ASSERT(connections_.empty() && dispatcher_.idle(), "nothing is left when nothing is under way");
 }
 
 void Server::Loop::await_wake() {
@@ -269,7 +238,7 @@ void Server::Loop::woken(int) {
   stopping_ = stop_.load();
   if (stopping_) return;
   await_wake();
-  if (retry_.exchange(false)) tell_held();
+  if (retry_.exchange(false)) dispatcher_.retry();
 }
 
 // ---- Connections
@@ -385,141 +354,6 @@ void Server::Loop::release(Job* job) {
   job->kept.reset();
   job->connection->tally().in_flight.fetch_sub(1, kRelaxed);
   free_jobs_.push_back(job);
-}
-
-void Server::Loop::refuse(Job* job, nbd::Error error) {
-  job->connection->tally().errors.fetch_add(1, kRelaxed);
-  job->connection->answer(job, error);
-}
-
-void Server::Loop::done(Job* job, int error) {
-  if (error != 0) return refuse(job, nbd::error_of(error));
-  if (job->kept != nullptr) Drive::lay_over(*job->kept, job);
-  job->connection->answer(job, nbd::Error::none);
-}
-
-void Server::Loop::carry_out(Job* job) {
-  using nbd::Command;
-  DiskTally& tally = job->connection->tally();
-  Drive& drive = *job->drive;
-  const uint64_t bytes = job->request.bytes;
-  switch (job->request.command) {
-    case Command::read:
-      tally.reads.fetch_add(1, kRelaxed);
-      tally.read_bytes.fetch_add(bytes, kRelaxed);
-      return look_at_kept(job) ? done(job, 0) : drive.read(job);
-    case Command::write:
-      tally.writes.fetch_add(1, kRelaxed);
-      tally.written_bytes.fetch_add(bytes, kRelaxed);
-      return change(job);
-    case Command::trim:
-    case Command::write_zeroes:
-      tally.zeroes.fetch_add(1, kRelaxed);
-      tally.zeroed_bytes.fetch_add(bytes, kRelaxed);
-      return change(job);
-    case Command::flush:
-      tally.flushes.fetch_add(1, kRelaxed);
-      return flush(job);
-    case Command::cache:
-      return drive.cache(job);
-    case Command::block_status:
-      (void)look_at_kept(job);
-      return drive.extents(job);
-    case Command::disconnect:
-      break;
-  }
-  REMUSD_ASSERT(false, "only requests that were checked are carried out");
-}
-
-size_t Server::Loop::disk_of(const Job& job) const {
-  size_t disk = 0;
-  while (&ports_[disk]->drive != job.drive) ++disk;
-  return disk;
-}
-
-Change Server::Loop::change_of(const Job& job) const {
-  Change change{disk_of(job), ChangeKind::punch, job.request.offset, job.request.bytes, job.sequence};
-  if (job.request.command == nbd::Command::write) {
-    change.kind = ChangeKind::write;
-  } else if (Drive::keeps_room(job.request)) {
-    change.kind = ChangeKind::zero;
-  }
-  return change;
-}
-
-bool Server::Loop::tell(Job* job) {
-  if (options_.observer == nullptr) return true;
-  if (job->request.has(nbd::kFua) && options_.observer->flush_held()) return false;
-  job->sequence = next_sequence_;
-  const Change change = change_of(*job);
-  std::span<const std::byte> data;
-  if (change.kind == ChangeKind::write) data = {job->content.data(), job->request.bytes};
-  if (!options_.observer->changing(change, data)) return false;
-  ++next_sequence_;
-  return true;
-}
-
-/// A change that was told of.
-void Server::Loop::make(Job* job) {
-  changing_.fetch_add(1);
-  const Fate fate = options_.observer != nullptr ? options_.observer->fate(change_of(*job)) : Fate::make;
-  if (fate == Fate::make) return job->drive->change(job);
-  changed(job, fate == Fate::refuse ? EIO : 0);
-  if (fate == Fate::refuse) return done(job, EIO);
-  return job->request.has(nbd::kFua) ? flush(job) : done(job, 0);
-}
-
-/// Before the file is. True: it need not be.
-bool Server::Loop::look_at_kept(Job* job) {
-  if (options_.observer == nullptr) return false;
-  const bool read = job->request.command == nbd::Command::read;
-  job->kept = options_.observer->kept(disk_of(*job), job->request.offset, job->request.bytes, read);
-  return read && job->kept != nullptr && job->kept->whole();
-}
-
-void Server::Loop::flush(Job* job) {
-  Observer* observer = options_.observer;
-  if (observer != nullptr && observer->flush_held()) return held_flushes_.push_back(job);
-  if (doubt_.exchange(false))
-    for (const auto& port : ports_) port->drive.doubt();
-  const FlushFate fate = observer != nullptr ? observer->flush_fate(disk_of(*job)) : FlushFate::make;
-  if (fate == FlushFate::wait) return held_flushes_.push_back(job);
-  if (fate == FlushFate::refuse || (fate == FlushFate::answer && job->drive->broken())) return done(job, EIO);
-  if (fate == FlushFate::answer) return done(job, 0);
-  if (job->drive->broken() || observer == nullptr || !observer->flush_may_wait())
-    return job->drive->flush(job);
-  Drive* drive = job->drive;  // of which an answered job knows nothing
-  done(job, 0);
-  drive->flush_later();
-}
-
-void Server::Loop::change(Job* job) {
-  // It could not be made good: then it is not begun either.
-  if (job->request.has(nbd::kFua) && job->drive->broken()) return done(job, EIO);
-  if (held_.empty() && tell(job)) return make(job);
-  job->connection->tally().held.fetch_add(1, kRelaxed);
-  held_.push_back(job);
-}
-
-void Server::Loop::tell_held() {
-  for (Job* flush_job : std::exchange(held_flushes_, {})) flush(flush_job);
-  while (!held_.empty() && tell(held_.front())) {
-    Job* job = held_.front();
-    held_.pop_front();
-    job->connection->tally().held.fetch_sub(1, kRelaxed);
-    make(job);
-  }
-}
-
-void Server::Loop::flushed_later(int error) {
-  options_.observer->flushed_later(error);
-}
-
-void Server::Loop::changed(Job* job, int error) {
-  if (options_.observer != nullptr) options_.observer->changed(change_of(*job), error);
-  if (changing_.fetch_sub(1) > 1 || draining_.load() == 0) return;
-  const std::lock_guard lock(drained_lock_);
-  drained_.notify_all();
 }
 
 // ---- The handle
