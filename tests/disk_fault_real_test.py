@@ -23,7 +23,7 @@ import fail_points  # noqa: E402
 import faulty_disk  # noqa: E402
 from disk_real_test import on_disk, settled, world_of, write_more  # noqa: E402
 from failover import boot, complaints, disk_complaints, go_on, protect  # noqa: E402
-from world import GUEST_IP, IMAGE, ROOT, run, wait_until  # noqa: E402
+from world import GUEST_IP, IMAGE, ROOT, WorldError, run, wait_until  # noqa: E402
 
 IMAGE_FILE = os.path.join(IMAGE, "disk", "disk.raw")
 JOURNAL_BYTES = 24 << 20
@@ -73,6 +73,21 @@ def survives(test, world, client, audited=True, timeout=60):
     test.assertEqual(disk_complaints(world, client, world.b), [])
 
 
+@contextlib.contextmanager
+def much_written(world):
+    """The guest writes as fast as it can for a second: more than a journal takes."""
+    load = subprocess.Popen(
+        world.client_ns.command(sys.executable, os.path.join(ROOT, "bench", "load.py"), "disk",
+                                "--guest", GUEST_IP, "4", "1000", "0"), stdout=subprocess.DEVNULL)
+    try:
+        yield
+        if load.wait(60) != 0:
+            raise WorldError("the guest could not write its disk")
+    finally:
+        load.kill()
+        load.wait()
+
+
 @unittest.skipIf(faulty_disk.missing(), faulty_disk.missing())
 class DiskFault(unittest.TestCase):
     def backup_fails(self, kind, told, **how):
@@ -85,8 +100,9 @@ class DiskFault(unittest.TestCase):
             protect(world)
             write_more(client)
             disk.fail()
-            # The disk is flushed when half of the journal, which is small here, is full.
-            status = world.a.wait_state("unprotected", timeout=60)
+            # The disk is flushed when half of the journal is full.
+            with much_written(world):
+                status = world.a.wait_state("unprotected", timeout=60)
             self.assertIn("disk", status["reason"])
             self.assertIn(told, status["reason"])
             self.assertGreater(disk.failures(), 0)
@@ -96,7 +112,8 @@ class DiskFault(unittest.TestCase):
             # A disk that still fails is no replica: that is found out at the first flush, which the first
             # acknowledgement does not wait for.
             world.a.cli("protect", "vm1", "--peer", "b", "--timeout", "60s", timeout=70)
-            self.assertIn(told, world.a.wait_state("unprotected", timeout=60)["reason"])
+            with much_written(world):
+                self.assertIn(told, world.a.wait_state("unprotected", timeout=60)["reason"])
             disk.heal()
             protect(world)
             write_more(client)
@@ -125,22 +142,19 @@ class DiskFault(unittest.TestCase):
             protect(world)
             write_more(client)
             disk.hang()
-            try:
-                # What does not get to the disk is kept up to the bound; then acknowledgements are withheld.
-                def withheld():
-                    behind = world.b.status()["disks"]["replica"]["behind_bytes"]
-                    self.assertLessEqual(behind, 2 * limit + 96 * MIB)
-                    return behind > limit
 
-                # Its answer waits for its writes, and they for the backup.
-                load = subprocess.Popen(
-                    world.client_ns.command(sys.executable, os.path.join(ROOT, "bench", "load.py"), "disk",
-                                            "--guest", GUEST_IP, "4", "1000", "0"),
-                    stdout=subprocess.DEVNULL)
-                wait_until("acknowledgements to be withheld", withheld, 60)
-            finally:
-                disk.go_on()
-            self.assertEqual(load.wait(60), 0)
+            # What does not get to the disk is kept up to the bound; then acknowledgements are withheld.
+            def withheld():
+                behind = world.b.status()["disks"]["replica"]["behind_bytes"]
+                self.assertLessEqual(behind, 2 * limit + 96 * MIB)
+                return behind > limit
+
+            # The answer to the load waits for its writes, and they for the backup.
+            with much_written(world):
+                try:
+                    wait_until("acknowledgements to be withheld", withheld, 60)
+                finally:
+                    disk.go_on()
             write_more(client)
             on_a = world.a.status()
             self.assertEqual(on_a["state"], "protected", on_a["reason"])
