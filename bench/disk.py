@@ -35,7 +35,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "tests", "world"))
 import nbd  # noqa: E402
 from failover import protect, protection  # noqa: E402
 from scale import BOOT_S, READY, text_of  # noqa: E402
-from workloads import PATIENT, SETTLE_S, guest_options, outside  # noqa: E402
+from workloads import NIC, PATIENT, SETTLE_S, guest_options, outside  # noqa: E402
 from world import IMAGE, World, WorldError, run, wait_until  # noqa: E402
 
 IMAGE_DIR = os.path.join(IMAGE, "disk")
@@ -77,10 +77,11 @@ class Bed:
         root = disk(self.disk(name)) if disk else False
         path = self.world.define_guest(
             name=name, kernel=f"{IMAGE_DIR}/vmlinuz", initrd=f"{IMAGE_DIR}/initrd.gz",
-            append=self.append(name, root), serial_log=self.serial(name))
+            append=self.append(name, root), serial_log=self.serial(name), nic=NIC)
         if disk:
             with open(path, "a", encoding="utf-8") as file:
-                file.write(f'[[disk]]\npath = "{self.disk(name)}"\nbackup_path = "{self.disk(name, "b")}"\n')
+                file.write(f'[[disk]]\npath = "{self.disk(name)}"\nbackup_path = "{self.disk(name, "b")}"\n'
+                           'model = "virtio-blk-pci-legacy"\n')
         self.world.a.must("start", name)
         self.booted(name)
         if root:
@@ -99,8 +100,9 @@ class Bed:
             "-initrd", f"{IMAGE_DIR}/initrd.gz", "-append", self.append(name, True),
             "-serial", f"file:{self.serial(name)}",
             "-netdev", "tap,id=net0,ifname=stock,script=no,downscript=no",
-            "-device", "virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:77:00:13",
-            "-drive", f"file={disk},format=raw,if=virtio,cache=writeback"), stdin=subprocess.DEVNULL)
+            "-device", "virtio-net-pci,disable-modern=on,netdev=net0,romfile=,mac=52:54:00:77:00:13",
+            "-drive", f"file={disk},format=raw,if=none,id=disk,cache=writeback",
+            "-device", "virtio-blk-pci,disable-modern=on,drive=disk"), stdin=subprocess.DEVNULL)
         self.booted(name)
         flushes(self, name, 1)
 

@@ -54,8 +54,10 @@ class SteppedGuest : public guest::Guest {
   std::string tracker_name() const override { return "sim"; }
   Status collect_dirty(PageSet* dirty) override {
     machine_.collect_dirty(dirty);
+    merge_pages(assumed_, dirty);
     return {};
   }
+  void assume_written(const PageSet& pages) override { assumed_ = pages; }
   Status pause() override {
     machine_.step(1);
     return {};
@@ -73,6 +75,7 @@ class SteppedGuest : public guest::Guest {
 
  private:
   const guest::Facts facts_;
+  PageSet assumed_;
   const std::vector<guest::NicEndpoint> nics_;
   SimMachine machine_;
   std::vector<std::byte> saved_;

@@ -7,7 +7,7 @@ import time
 
 from failover import boot, complaints, go_on, protect, protection
 from world import World, WorldError, wait_until
-from workloads import PATIENT, SET_RATE, Meter, guest_options, outside
+from workloads import NIC, PATIENT, SET_RATE, Meter, guest_options, outside
 
 GUESTS, GUEST_MIB, CALM_RATE, HEAVY_RATE = 8, 128, 500, 20000
 LARGE_MIB, LARGE_PAGES, LARGE_RATE = 4096, 262144, 8000
@@ -36,7 +36,7 @@ def many(options, tell):
         serial = {name: f"{world.dir}/{name}.serial" for name in names}
         for name in names:
             world.define_guest(name=name, ip=address[name], dirty=CALM_RATE, memory_mib=GUEST_MIB, pages=2048,
-                               serial_log=serial[name])
+                               nic=NIC, serial_log=serial[name])
             world.a.must("start", name)
         for name in names:
             wait_until(f"{name} to boot", lambda path=serial[name]: READY in text_of(path), BOOT_S)

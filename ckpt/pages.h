@@ -28,4 +28,11 @@ inline uint64_t page_count(const PageSet& set) {
   return pages;
 }
 
+/// Adds `more` to *pages. May allocate.
+void merge_pages(const PageSet& more, PageSet* pages);
+
+/// Replaces *left by those of `pages` that are not in `others`. Allocates only while *left has too little
+/// capacity.
+void subtract_pages(const PageSet& pages, const PageSet& others, PageSet* left);
+
 }  // namespace remusd

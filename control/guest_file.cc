@@ -31,8 +31,8 @@ TomlField tables_field(const std::string& key, size_t most, std::vector<Element>
 }
 
 std::vector<TomlField> nic_fields(guest::NicDefinition* nic) {
-  return {choice_field("model", {"virtio-net-pci", "e1000"}, &nic->model), text_field("mac", &nic->mac),
-          text_field("bridge", &nic->bridge), text_field("tap", &nic->tap)};
+  return {choice_field("model", {guest::kNicModels.begin(), guest::kNicModels.end()}, &nic->model),
+          text_field("mac", &nic->mac), text_field("bridge", &nic->bridge), text_field("tap", &nic->tap)};
 }
 
 std::vector<TomlField> disk_fields(guest::DiskDefinition* disk) {
@@ -41,7 +41,7 @@ std::vector<TomlField> disk_fields(guest::DiskDefinition* disk) {
           text_field("backup_path", &disk->backup_path),
           bool_field("read_only", &disk->read_only),
           choice_field("mode", {"replicate", "hold"}, &disk->mode),
-          choice_field("model", {"virtio-blk-pci"}, &disk->model)};
+          choice_field("model", {guest::kDiskModels.begin(), guest::kDiskModels.end()}, &disk->model)};
 }
 
 // Validation knows fields, not lines: the line of the first key that its message names.

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdio>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "guest/arguments.h"
@@ -153,14 +154,20 @@ void complete(Definition* definition) {
   }
 }
 
+Status check_model(const std::string& field, std::string_view model,
+                   std::span<const std::string_view> models) {
+  if (std::find(models.begin(), models.end(), model) != models.end()) return {};
+  std::string allowed;
+  for (const std::string_view one : models) allowed += (allowed.empty() ? "" : ", ") + std::string(one);
+  return wrong(field, model, allowed);
+}
+
 Status check_nics(const Definition& definition) {
   std::set<std::string> macs, taps;
   for (size_t i = 0; i < definition.nics.size(); ++i) {
     const NicDefinition& nic = definition.nics[i];
     const std::string field = "nics[" + std::to_string(i) + "].";
-    if (nic.model != "virtio-net-pci" && nic.model != "e1000") {
-      return wrong(field + "model", nic.model, "virtio-net-pci, e1000");
-    }
+    REMUSD_TRY(check_model(field + "model", nic.model, kNicModels));
     REMUSD_TRY(check_mac(field + "mac", nic.mac));
     REMUSD_TRY(check_interface(field + "tap", nic.tap));
     if (!nic.bridge.empty()) REMUSD_TRY(check_interface(field + "bridge", nic.bridge));
@@ -200,7 +207,7 @@ Status check_disks(const Definition& definition) {
     if (disk.mode != DiskDefinition::kReplicate && disk.mode != DiskDefinition::kHold) {
       return wrong(field + "mode", disk.mode, "replicate, hold");
     }
-    if (disk.model != "virtio-blk-pci") return wrong(field + "model", disk.model, "virtio-blk-pci");
+    REMUSD_TRY(check_model(field + "model", disk.model, kDiskModels));
   }
   return {};
 }

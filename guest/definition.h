@@ -4,6 +4,7 @@
 // record), so that the peer needs no file of its own.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -13,8 +14,15 @@
 
 namespace remusd::guest {
 
+/// Models of devices. Those that end in kLegacy are the same device in virtio's legacy form alone (as before
+/// virtio 1.0): a modern one saves 1,024 queues in each pause, used or not.
+inline constexpr std::string_view kLegacy = "-legacy";
+inline constexpr std::array<std::string_view, 3> kNicModels{"virtio-net-pci", "virtio-net-pci-legacy",
+                                                            "e1000"};
+inline constexpr std::array<std::string_view, 2> kDiskModels{"virtio-blk-pci", "virtio-blk-pci-legacy"};
+
 struct NicDefinition {
-  std::string model = "virtio-net-pci";  // or "e1000"
+  std::string model = "virtio-net-pci";  // or one of kNicModels
   std::string mac;                       // given, or derived from the guest's name: never random
   std::string bridge;                    // on each host; empty: the TAP is left unplugged
   std::string tap;                       // default: derived from the guest's name and the index
@@ -31,8 +39,8 @@ struct DiskDefinition {
   std::string path;         // on this host: a raw file or a block device, absolute
   std::string backup_path;  // on the peer; default: the same path
   bool read_only = false;
-  std::string model = "virtio-blk-pci";
-  uint64_t bytes = 0;  // set by the host where the guest runs, for its peer; 0: not known
+  std::string model = "virtio-blk-pci";  // or one of kDiskModels
+  uint64_t bytes = 0;                    // set by the host where the guest runs, for its peer; 0: not known
   std::string mode{kReplicate};
 
   bool held() const { return mode == kHold; }

@@ -13,10 +13,10 @@
 //
 // collect_dirty() and reading memory() are allowed in all, save() while running or standing. destroy() is
 // allowed always and is final. Threads: the capture calls (pause, save, resume, halt, let_run, collect_dirty,
-// start_tracking, stop_tracking, base_stream) belong to one thread at a time, the epoch thread. facts(),
-// memory(), destroy() and take_events() may be called from any thread. A call that touches the hypervisor has
-// a deadline of its own and returns timed_out or unavailable rather than hang; after that the guest's state
-// is unknown and only destroy() is allowed.
+// assume_written, start_tracking, stop_tracking, base_stream) belong to one thread at a time, the epoch
+// thread. facts(), memory(), destroy() and take_events() may be called from any thread. A call that touches
+// the hypervisor has a deadline of its own and returns timed_out or unavailable rather than hang; after that
+// the guest's state is unknown and only destroy() is allowed.
 #pragma once
 
 #include <cstddef>
@@ -66,6 +66,9 @@ class Guest {
   /// Replaces *dirty by the pages written since the last call, and arms them again. The caller copies them
   /// after this returns: a page that is written meanwhile is reported again by the next call.
   virtual Status collect_dirty(PageSet* dirty) = 0;
+  /// These pages are written all the time: until this or start_tracking() is called again, collect_dirty()
+  /// has them in each result, written or not, which spares the guest what noticing costs.
+  virtual void assume_written(const PageSet& pages) = 0;
 
   /// Stops all vCPUs; when it returns no instruction of the guest runs and no device writes its memory. Sets
   /// the saving of device state going, which may run beside collect_dirty() and copying.

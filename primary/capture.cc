@@ -31,6 +31,7 @@ Status check_blob(const std::string& what, size_t bytes) {
 Capture::Capture(guest::Guest& guest, netbuf::NetBuffer& net, Staging& staging, const CaptureOptions& options)
     : guest_(guest), net_(net), staging_(staging), options_(options), pacer_(options.pace) {
   dirty_.reserve(kDirtyReserve);
+  precopied_.reserve(kDirtyReserve);
   if (options.pace.latency_target > Duration::zero())
     net_.watch_output([this](uint64_t epoch) { on_output(epoch); });
 }
@@ -271,6 +272,8 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
   }
   pacer_.paused(slot->began, slot->began + sample.pause, sample.dirty_pages + sample.precopy_pages);
   if (options_.precopy) precopy_.note(sample.precopy_pages, sample.dirty_pages);
+  hot_.note(dirty_);
+  guest_.assume_written(hot_.taken());
   flush(false);
   staging_.put({Item::Kind::sealed, nullptr, slot});
   return status;
@@ -333,7 +336,8 @@ Status Capture::standing_part(uint64_t number, EpochSlot* slot, const DisksInPau
 /// Copies what is dirty now, while the guest runs; what it writes meanwhile is dirty again.
 Status Capture::precopy(uint64_t number, EpochSample* sample, bool* waited) {
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
-  if (!copy(dirty_, number, false, waited, &sample->precopy_pages)) return stopped();
+  subtract_pages(dirty_, hot_.taken(), &precopied_);  // Hot pages will be written again.
+  if (!copy(precopied_, number, false, waited, &sample->precopy_pages)) return stopped();
   flush(true);
   return Status::ok_status();
 }

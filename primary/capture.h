@@ -24,6 +24,8 @@
 #include "disk/copier.h"
 #include "guest/guest.h"
 #include "netbuf/net_buffer.h"
+#include "primary/disks_in_pause.h"
+#include "primary/hot_pages.h"
 #include "primary/pacer.h"
 #include "primary/precopy.h"
 #include "primary/seed_map.h"
@@ -40,26 +42,6 @@ struct CaptureOptions {
   disk::Tap* tap = nullptr;        // of the guest's disks, when it has some
   disk::Copier* copier = nullptr;  // and their first sync
   std::function<void(const guest::Event&)> on_event;  // as Callbacks::on_guest_event; may be empty
-};
-
-/// The guest's disks while it is made to stand: no request of it waits for room, no flush for the medium.
-class DisksInPause {
- public:
-  explicit DisksInPause(disk::Tap* tap) : tap_(tap) {
-    if (tap_ != nullptr) tap_->pausing();
-  }
-  ~DisksInPause() {
-    if (tap_ != nullptr) tap_->resumed();
-  }
-  DisksInPause(const DisksInPause&) = delete;
-  DisksInPause& operator=(const DisksInPause&) = delete;
-  /// The guest stands: what it has changed belongs to `epoch`.
-  void seal(uint64_t epoch) const {
-    if (tap_ != nullptr) tap_->seal(epoch);
-  }
-
- private:
-  disk::Tap* const tap_;
 };
 
 class Capture {
@@ -139,8 +121,9 @@ class Capture {
   // Epoch thread only.
   Pacer pacer_;
   Precopy precopy_;
+  HotPages hot_;
   Time began_{};  // the last pause
-  PageSet dirty_;
+  PageSet dirty_, precopied_;
   Chunk* chunk_ = nullptr;  // being filled
   Chunk* kept_ = nullptr;   // being filled with pages that the backup has
   bool base_wanted_ = true;

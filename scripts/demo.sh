@@ -2,7 +2,7 @@
 # Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 # Shows a running guest surviving the death of its host, on this one machine, and measures it.
 #
-#   scripts/demo.sh [--json] [--nic virtio-net-pci|e1000] [--vcpus N] [--tracker auto|async|sync]
+#   scripts/demo.sh [--json] [--nic virtio-net-pci[-legacy]|e1000] [--vcpus N] [--tracker auto|async|sync]
 #                   [--machine pc|q35] [--epoch-ms N] [--dirty PAGES_PER_S] [--keep]
 #                   [--plain]
 #

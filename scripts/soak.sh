@@ -3,7 +3,7 @@
 # Failover after failover, each of a fresh pair at a random moment under traffic; or, with --switchovers, one
 # pair whose guest is handed back and forth.
 #
-#   scripts/soak.sh --failovers N | --switchovers N [--json] [--nic virtio-net-pci|e1000] [--vcpus N]
+#   scripts/soak.sh --failovers N | --switchovers N [--json] [--nic virtio-net-pci[-legacy]|e1000] [--vcpus N]
 #                   [--tracker auto|async|sync] [--machine pc|q35] [--death kill|power|mixed]
 #                   [--disk [--exact]] [--reboot] [--seed N] [--dirty PAGES_PER_S] [--plain]
 #

@@ -161,7 +161,7 @@ TEST(Definition, WrongFieldIsRefusedByNameWithWhatIsAllowed) {
       {"serial", [](Definition* d) { d->serial_log = "serial.log"; }, "serial_log", "absolute"},
       {"nine cards", [](Definition* d) { d->nics.resize(9); }, "nics", "at most 8"},
       {"model", [](Definition* d) { d->nics[1].model = "rtl8139"; }, "nics[1].model",
-       "virtio-net-pci, e1000"},
+       "virtio-net-pci, virtio-net-pci-legacy, e1000"},
       {"short mac", [](Definition* d) { d->nics[1].mac = "52:54:00"; }, "nics[1].mac", "six pairs"},
       {"mac digits", [](Definition* d) { d->nics[1].mac = "52:54:00:12:34:5g"; }, "nics[1].mac", "six pairs"},
       {"multicast", [](Definition* d) { d->nics[1].mac = "53:54:00:12:34:56"; }, "nics[1].mac", "unicast"},

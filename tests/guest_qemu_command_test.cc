@@ -15,6 +15,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::StartsWith;
 using Argv = std::vector<std::string>;
 
 Definition example() {
@@ -55,6 +56,16 @@ TEST(QemuOptions, CommasAndFlagsAndJsonAreRead) {
   EXPECT_EQ(json->get("addr.path"), "/s");
   EXPECT_EQ(json->get("server"), "on");
   EXPECT_FALSE(OptionList::parse("{nonsense", "type").ok());
+}
+
+TEST(QemuCommand, ALegacyDeviceIsTheSameDeviceWithoutItsModernForm) {
+  Definition definition = example();
+  definition.nics[0].model = "virtio-net-pci-legacy";
+  definition.disks = {{.name = "disk0", .path = "/d", .backup_path = "/d", .model = "virtio-blk-pci-legacy"}};
+  const auto nics = nic_endpoints(definition, options());
+  const Argv argv = build_command(definition, options(), nics, {{"disk0", "/s", "/d", false}}, Role::primary);
+  EXPECT_THAT(value_of(argv, "-device", "id=nic0"), StartsWith("virtio-net-pci,disable-modern=on,id=nic0"));
+  EXPECT_THAT(value_of(argv, "-device", "drive=disk"), StartsWith("virtio-blk-pci,disable-modern=on,id="));
 }
 
 TEST(QemuCommand, BothSidesDifferOnlyInWaitingForAStream) {
@@ -197,15 +208,6 @@ TEST(QemuAttached, WhatCannotBeProtectedIsRefusedAndTheAdviceNamesTheOption) {
   Argv defaults = attachable();
   std::erase(defaults, "-nodefaults");
   EXPECT_THAT(described(defaults).message(), HasSubstr("-nodefaults"));
-}
-
-TEST(QemuRam, MergedPageSetsAreAscendingAndDoNotOverlap) {
-  PageSet pages{{1, 2}, {10, 5}, {30, 1}};
-  merge_pages({{0, 1}, {3, 1}, {12, 10}, {40, 2}}, &pages);
-  EXPECT_EQ(pages, (PageSet{{0, 4}, {10, 12}, {30, 1}, {40, 2}}));
-  PageSet none;
-  merge_pages({}, &none);
-  EXPECT_TRUE(none.empty());
 }
 
 }  // namespace

@@ -149,6 +149,7 @@ TEST_P(QemuShapes, AGuestGoesOnInItsStandbyFromTheCommittedStateAndCanReboot) {
 INSTANTIATE_TEST_SUITE_P(All, QemuShapes,
                          ::testing::Values(Shape{"pc", 1, "virtio-net-pci", "async"},
                                            Shape{"pc", 4, "e1000", "sync"}, Shape{"q35", 1, "e1000", "sync"},
+                                           Shape{"q35", 1, "virtio-net-pci-legacy", "sync"},
                                            Shape{"q35", 4, "virtio-net-pci", "async"}),
                          [](const auto& shape) {
                            std::string name = std::string(shape.param.machine) + "_" +

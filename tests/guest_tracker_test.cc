@@ -60,6 +60,38 @@ TEST_P(TrackerTest, NamesItself) {
   EXPECT_EQ(tracker->name().substr(0, 5), GetParam() == TrackerKind::async ? "async" : "sync ");
 }
 
+TEST_P(TrackerTest, ReportsWhatIsAssumedWrittenOrNotAndNoticesTheRest) {
+  Victim victim(4096);
+  victim.do_it(0, Op::write, 0, 64);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  tracker->assume_written({{3, 2}, {700, 1}, {4095, 1}});
+  victim.do_it(0, Op::write, 1, 5);
+  victim.do_it(1, Op::write, 701);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{1, 5}, PageRange{700, 2}, PageRange{4095, 1}));
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{3, 2}, PageRange{700, 1}, PageRange{4095, 1}));
+}
+
+TEST_P(TrackerTest, LosesNoWriteWhenPagesAreAssumedNoMore) {
+  Victim victim(64);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  tracker->assume_written({{3, 3}});
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{3, 3}));
+  victim.do_it(0, Op::write, 3);  // the process may write it unseen from now on
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{3, 3}));
+  victim.do_it(0, Op::write, 3);
+  victim.do_it(0, Op::write, 4);
+  tracker->assume_written({});
+  PageSet dirty = collect(*tracker);
+  ASSERT_FALSE(dirty.empty());
+  EXPECT_EQ(dirty.front().first, 3u);
+  EXPECT_GE(dirty.front().count, 2u);
+  EXPECT_THAT(collect(*tracker), IsEmpty());
+  victim.do_it(0, Op::write, 3, 3);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{3, 3}));
+}
+
 TEST_P(TrackerTest, ReportsExactlyThePagesThatWereWritten) {
   Victim victim(1024);
   victim.do_it(0, Op::write, 0, 512);  // half of it is populated before

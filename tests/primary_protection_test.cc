@@ -42,6 +42,7 @@ class HookedGuest : public guest::Guest {
   Status stop_tracking() override { return real_->stop_tracking(); }
   std::string tracker_name() const override { return real_->tracker_name(); }
   Status collect_dirty(PageSet* dirty) override { return real_->collect_dirty(dirty); }
+  void assume_written(const PageSet& pages) override { real_->assume_written(pages); }
   Status pause() override {
     if (pause_stalls) return Status(Code::timed_out, "QMP stop: no answer within 5000 ms");
     ++pauses;

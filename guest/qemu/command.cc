@@ -25,6 +25,12 @@ std::string address(bool q35, size_t slot) {
   return text.data();
 }
 
+/// A model of ours as QEMU has it.
+std::string device_of(std::string_view model) {
+  if (!model.ends_with(kLegacy)) return std::string(model);
+  return std::string(model.substr(0, model.size() - kLegacy.size())) + ",disable-modern=on";
+}
+
 void add_disks(const Definition& definition, const std::vector<DiskEndpoint>& disks, bool q35,
                std::vector<std::string>* argv) {
   for (size_t i = 0; i < disks.size(); ++i) {
@@ -38,10 +44,11 @@ void add_disks(const Definition& definition, const std::vector<DiskEndpoint>& di
              ",export=,reconnect-delay=" + std::to_string(kDiskReconnectSeconds) +
              ",discard=unmap,cache.direct=off,cache.no-flush=off" + (disk.read_only ? ",read-only=on" : "")});
     // A disk that fails is the guest's own affair, as on a real machine: QEMU must not stop it then.
-    argv->insert(argv->end(), {"-device", definition.disks[i].model + ",id=" + node + ",drive=" + node +
-                                              ",serial=" + disk.name + ",bootindex=" + std::to_string(i + 1) +
-                                              ",write-cache=on,rerror=report,werror=report" +
-                                              address(q35, kFirstDiskSlot + i)});
+    argv->insert(
+        argv->end(),
+        {"-device", device_of(definition.disks[i].model) + ",id=" + node + ",drive=" + node +
+                        ",serial=" + disk.name + ",bootindex=" + std::to_string(i + 1) +
+                        ",write-cache=on,rerror=report,werror=report" + address(q35, kFirstDiskSlot + i)});
   }
 }
 
@@ -122,8 +129,8 @@ std::vector<std::string> build_command(const Definition& definition, const Drive
     add({"-netdev", "stream,id=" + nics[i].id +
                         ",server=on,addr.type=unix,addr.path=" + escape_commas(nics[i].socket_path)});
     // Without a boot ROM: it would be one more RAM block to carry over at promotion.
-    add({"-device", definition.nics[i].model + ",id=nic" + std::to_string(i) + ",netdev=" + nics[i].id +
-                        ",mac=" + nics[i].mac + address(q35, kFirstNicSlot + i) + ",romfile="});
+    add({"-device", device_of(definition.nics[i].model) + ",id=nic" + std::to_string(i) + ",netdev=" +
+                        nics[i].id + ",mac=" + nics[i].mac + address(q35, kFirstNicSlot + i) + ",romfile="});
   }
   add_disks(definition, disks, q35, &argv);
   // A panic is the guest's own affair, as on a real machine.

@@ -12,6 +12,7 @@
 
 #include "guest/guest.h"
 #include "guest/qemu/machine.h"
+#include "guest/qemu/placement.h"
 #include "guest/qemu/priority.h"
 #include "guest/qemu/tracker.h"
 
@@ -34,6 +35,7 @@ class QemuGuest : public Guest {
   Status stop_tracking() override;
   std::string tracker_name() const override;
   Status collect_dirty(PageSet* dirty) override;
+  void assume_written(const PageSet& pages) override;
 
   Status pause() override;
   Status resume() override;
@@ -72,6 +74,7 @@ class QemuGuest : public Guest {
   std::unique_ptr<Tracker> tracker_;
   std::vector<int64_t> tracker_fdsets_;
   PausePriority priority_;  // while it is tracked
+  Placement placement_;
   bool first_collect_ = false;
   PageSet populated_;
 
@@ -81,6 +84,7 @@ class QemuGuest : public Guest {
   Status save_status_;        // of the last pause
   std::string save_command_;
   ScopedFd save_pipe_;             // both ends; QEMU opens it by its name
+  size_t holding_bytes_ = 0;       // its size in a pause, smaller than any state
   ScopedFd opened_;                // tells that it does; only for a guest with disks
   std::vector<std::byte> device_;  // the last pause's state is its first device_bytes_
   size_t device_bytes_ = 0;

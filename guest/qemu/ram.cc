@@ -118,22 +118,4 @@ Status clear_pages(int fd, uint64_t bytes) {
   return {};
 }
 
-void merge_pages(const PageSet& more, PageSet* pages) {
-  const auto middle = static_cast<std::ptrdiff_t>(pages->size());
-  pages->insert(pages->end(), more.begin(), more.end());
-  std::inplace_merge(pages->begin(), pages->begin() + middle, pages->end(),
-                     [](const PageRange& a, const PageRange& b) { return a.first < b.first; });
-  size_t kept = 0;
-  for (size_t i = 1; i < pages->size(); ++i) {
-    PageRange& last = (*pages)[kept];
-    const PageRange& next = (*pages)[i];
-    if (next.first <= last.first + last.count) {
-      last.count = std::max(last.first + last.count, next.first + next.count) - last.first;
-    } else {
-      (*pages)[++kept] = next;
-    }
-  }
-  if (!pages->empty()) pages->resize(kept + 1);
-}
-
 }  // namespace remusd::guest::qemu

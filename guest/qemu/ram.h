@@ -26,7 +26,4 @@ Result<Ram> open_ram(int pid, uint64_t bytes, const std::string& mem_path, bool 
 /// Gives every page of the file back: it reads as zeros then.
 Status clear_pages(int fd, uint64_t bytes);
 
-/// Adds `more` to *pages. Both are page sets (ascending, not overlapping).
-void merge_pages(const PageSet& more, PageSet* pages);
-
 }  // namespace remusd::guest::qemu

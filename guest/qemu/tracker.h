@@ -48,6 +48,12 @@ class Tracker {
   /// later calls, and the caller must treat every page as dirty or give up.
   virtual Status collect(PageSet* dirty) = 0;
 
+  /// Takes `pages` as written, from now on: every collect() has them in its result without looking, and does
+  /// not arm them, so that writing them costs the process nothing. Replaces what was assumed before; what is
+  /// assumed no more is in the next result if it was written since it was last armed. For few ranges: each
+  /// cuts the next collect() in two.
+  virtual void assume_written(const PageSet& pages) = 0;
+
   /// "async (userfaultfd WP_ASYNC + PAGEMAP_SCAN)" or "sync (userfaultfd write-protect faults)".
   virtual std::string name() const = 0;
 };

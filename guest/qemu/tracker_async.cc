@@ -72,6 +72,8 @@ class AsyncTracker final : public Tracker {
     return status;
   }
 
+  void assume_written(const PageSet& pages) override { assumed_ = pages; }
+
   std::string name() const override { return "async (userfaultfd WP_ASYNC + PAGEMAP_SCAN)"; }
 
  private:
@@ -82,19 +84,33 @@ class AsyncTracker final : public Tracker {
     std::array<PageRegion, kRegionsPerScan> regions{};
   };
 
+  /// What is assumed cuts the part in pieces.
   Status scan(Part* part) {
     part->dirty.clear();
+    uint64_t at = part->begin;
+    for (const PageRange& range : assumed_) {
+      const uint64_t first = std::max(ram_.address + range.first * kPageSize, part->begin);
+      const uint64_t end = std::min(ram_.address + (range.first + range.count) * kPageSize, part->end);
+      if (first >= end) continue;
+      REMUSD_TRY(scan(part, at, first));
+      append_pages(&part->dirty, (first - ram_.address) / kPageSize, (end - first) / kPageSize);
+      at = end;
+    }
+    return scan(part, at, part->end);
+  }
+
+  Status scan(Part* part, uint64_t begin, uint64_t end) {
     PageScan order{};
     order.size = sizeof order;
     order.flags = kScanWpMatching | kScanCheckWpAsync;
-    order.end = part->end;
+    order.end = end;
     order.vec = reinterpret_cast<uint64_t>(part->regions.data());
     order.vec_len = part->regions.size();
     // Exactly these masks. With any other the kernel takes a slower path, which also overlooks pages that
     // were written and have since lost their table entry (reclaimed shared memory).
     order.category_mask = kPageIsWritten;
     order.return_mask = kPageIsWritten;
-    for (uint64_t at = part->begin; at < order.end; at = order.walk_end) {
+    for (uint64_t at = begin; at < order.end; at = order.walk_end) {
       order.start = at;
       order.walk_end = at;
       const int found = ::ioctl(pagemap_.get(), kPagemapScan, &order);
@@ -117,6 +133,7 @@ class AsyncTracker final : public Tracker {
   const ScopedFd pagemap_;
   const TrackedRange ram_;
   bool registered_ = false;
+  PageSet assumed_;
   std::vector<Part> parts_;
   Crew crew_;
 };

@@ -21,6 +21,10 @@ inline Status process_ended() {
   return {Code::unavailable, "collect dirty pages: the guest's process has ended"};
 }
 
+inline TrackedRange bytes_of(const PageRange& pages, TrackedRange ram) {
+  return {ram.address + pages.first * kPageSize, pages.count * kPageSize};
+}
+
 /// Appends pages, merging with the last range when they touch.
 inline void append_pages(PageSet* set, uint64_t first, uint64_t count) {
   if (!set->empty() && set->back().first + set->back().count == first) {

@@ -5,7 +5,7 @@
 // Why no store is lost, also while the guest runs. One lock covers both "set the bit, lift the protection" of
 // the fault thread and "take the bits, protect again" of collect(). Hence whenever the lock is free
 //
-//     a page is writable  <=>  its bit is set                                             (*)
+//     a page is writable  =>  its bit is set                                              (*)
 //
 // A store to page p can only complete while p is writable. Let collect() hold the lock from T1 to T2:
 //  * a store before T1: by (*) the bit is set at T1, p is reported, and the caller copies p after T2;
@@ -77,12 +77,20 @@ class SyncTracker final : public Tracker {
     Status status;
     {
       const std::lock_guard lock(mutex_);
+      set_bits(assumed_);
       take_bits(dirty);
-      status = protect_again(*dirty);
+      subtract_pages(*dirty, assumed_, &armed_);
+      status = protect_again(armed_);
+      set_bits(status.ok() ? assumed_ : *dirty);
     }
     if (status.ok() && !memory_lives(pagemap_.get(), ram_.address)) status = process_ended();
     if (!status.ok()) dirty->clear();
     return status;
+  }
+
+  void assume_written(const PageSet& pages) override {
+    const std::lock_guard lock(mutex_);
+    assumed_ = pages;
   }
 
   std::string name() const override { return "sync (userfaultfd write-protect faults)"; }
@@ -92,6 +100,11 @@ class SyncTracker final : public Tracker {
   Status protect_again(const PageSet& dirty);
   void serve_faults();
   void answer(uint64_t page);
+  void set_bits(const PageSet& pages) {
+    for (const PageRange& range : pages) {
+      for (uint64_t page = range.first; page < range.first + range.count; ++page) set_bit(page);
+    }
+  }
   void set_bit(uint64_t page) { bitmap_[page / 64] |= uint64_t{1} << (page % 64); }
 
   const ScopedFd uffd_;
@@ -101,6 +114,7 @@ class SyncTracker final : public Tracker {
   bool registered_ = false;
   std::mutex mutex_;              // guards bitmap_ and changes of the protection: see (*)
   std::vector<uint64_t> bitmap_;  // one bit a page
+  PageSet assumed_, armed_;       // armed_: scratch of collect()
   std::thread thread_;
 };
 
@@ -126,12 +140,8 @@ Status SyncTracker::protect_again(const PageSet& dirty) {
     uint64_t end = first + dirty[i].count;
     for (++i; i < dirty.size() && dirty[i].first - end <= kGapPages; ++i)
       end = dirty[i].first + dirty[i].count;
-    const TrackedRange run{ram_.address + first * kPageSize, (end - first) * kPageSize};
-    if (const int error = uffd_protect(uffd_.get(), run, true); error != 0) {
-      // Their bits again, for (*): some of these pages are still writable.
-      for (const PageRange& range : dirty) {
-        for (uint64_t page = range.first; page < range.first + range.count; ++page) set_bit(page);
-      }
+    const int error = uffd_protect(uffd_.get(), bytes_of({first, end - first}, ram_), true);
+    if (error != 0) {
       if (error == ESRCH) return process_ended();
       return Status::from_errno("write-protect dirty pages again", error);
     }
@@ -141,7 +151,7 @@ Status SyncTracker::protect_again(const PageSet& dirty) {
 
 void SyncTracker::answer(uint64_t page) {
   set_bit(page);
-  const TrackedRange range{ram_.address + page * kPageSize, kPageSize};
+  const TrackedRange range = bytes_of({page, 1}, ram_);
   // Fails with ESRCH when the process dies and with ENOENT when the mapping has gone; nobody is left waiting
   // then but a thread that faulted before the change, which a wake-up lets see the new state.
   if (uffd_protect(uffd_.get(), range, false) != 0) uffd_wake(uffd_.get(), range);

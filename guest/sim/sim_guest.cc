@@ -99,6 +99,7 @@ Status SimGuest::start_tracking() {
   const Lock lock(*this);
   if (destroyed_) return gone();
   tracking_ = true;
+  assumed_.clear();
   machine_.mark_populated_dirty();
   return {};
 }
@@ -120,7 +121,13 @@ Status SimGuest::collect_dirty(PageSet* dirty) {
   if (destroyed_) return gone();
   REMUSD_ASSERT(tracking_, "start_tracking() comes before collect_dirty()");
   machine_.collect_dirty(dirty);
+  merge_pages(assumed_, dirty);
   return {};
+}
+
+void SimGuest::assume_written(const PageSet& pages) {
+  const Lock lock(*this);
+  assumed_ = pages;
 }
 
 Status SimGuest::pause() {

@@ -35,6 +35,7 @@ class SimGuest : public Guest {
   Status stop_tracking() override;
   std::string tracker_name() const override;
   Status collect_dirty(PageSet* dirty) override;
+  void assume_written(const PageSet& pages) override;
   Status pause() override;
   Result<std::span<const std::byte>> save() override;
   Status resume() override;
@@ -67,6 +68,7 @@ class SimGuest : public Guest {
   std::vector<Event> events_;  // at most one of each kind
   bool paused_ = false;
   bool tracking_ = false;
+  PageSet assumed_;
   bool destroyed_ = false;
   Time next_step_;
   std::mutex join_mutex_;  // taken before mutex_; destroy() may be called by several threads

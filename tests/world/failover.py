@@ -12,7 +12,8 @@ from world import World, WorldError, wait_until
 
 DISK_MS = 25  # from one record to the next
 LEDGERS = ("records", "database")  # what a guest with a disk keeps on it
-TRACKERS, MACHINES, NICS = ("async", "sync", "auto"), ("pc", "q35"), ("virtio-net-pci", "e1000")
+TRACKERS, MACHINES = ("async", "sync", "auto"), ("pc", "q35")
+NICS = ("virtio-net-pci", "virtio-net-pci-legacy", "e1000")
 
 
 def add_guest_options(parser):

@@ -330,7 +330,7 @@ class World:
         needs the image with servers, `disk` the one with a disk, of which each host gets a copy where
         disk_of() has nothing yet, or with `hold` (True, or a folder) both the same."""
         self.hold = hold
-        image = IMAGE if nic == "virtio-net-pci" else os.path.join(IMAGE, "generic")
+        image = IMAGE if nic.startswith("virtio") else os.path.join(IMAGE, "generic")
         if servers or disk:
             image = os.path.join(IMAGE, "disk" if disk else "servers")
         # Not nokaslr: a kernel that unpacks over its predecessor's code is very slow to reboot under TCG.
@@ -353,7 +353,8 @@ class World:
                 if not os.path.exists(copy):
                     run("cp", "--sparse=always", "--reflink=auto", os.path.join(image, "disk.raw"), copy)
             lines += ["[[disk]]", f"path = {json.dumps(paths['a'])}",
-                      f"backup_path = {json.dumps(paths['b'])}"]
+                      f"backup_path = {json.dumps(paths['b'])}",
+                      f"model = {json.dumps('virtio-blk-pci' + '-legacy' * nic.endswith('-legacy'))}"]
             if hold:
                 lines += ['mode = "hold"']
         path = os.path.join(self.a.guests, f"{name}.toml")
