@@ -98,8 +98,19 @@ void Drive::lay_over(const KeptRun& kept, Job* job) {
   job->reply_bytes = static_cast<uint32_t>(count * sizeof(nbd::Extent));
 }
 
+/// Single changes, each followed by a flush, are counted.
+void Drive::foresee(const nbd::Request& request) {
+  if (request.changes()) {
+    if (++changes_since_flush_ > 1) flushed_singly_ = 0;
+  } else {
+    if (changes_since_flush_ == 1) ++flushed_singly_;
+    changes_since_flush_ = 0;
+  }
+}
+
 void Drive::change(Job* job) {
   using nbd::Command;
+  foresee(job->request);
   job->begin = job->request.offset;
   job->end = job->request.end();
   job->way = job->request.command == Command::write ? Job::Way::write
@@ -184,6 +195,7 @@ void Drive::made(Job* job, int error) {
 }
 
 void Drive::flush(Job* job) {
+  if (!job->request.changes()) foresee(job->request);  // not a FUA write
   if (broken_) return owner_->done(job, EIO);
   if (clean()) return owner_->done(job, 0);
   synced_next_.push_back(job);
@@ -207,16 +219,25 @@ void Drive::start_sync() {
                [&](io_uring_sqe* entry) { io_uring_prep_fsync(entry, file_.fd(), IORING_FSYNC_DATASYNC); });
 }
 
+/// 0 or a negative errno.
+int Drive::sync_file() {
+  const Promptness::Watch watch(&prompt_syncs_);
+  return ::fdatasync(file_.fd()) == 0 ? 0 : -errno;
+}
+
 /// For the only client, who waits for it; others would wait, too.
 bool Drive::sync_directly() {
-  if (later_now_ > 0 || !owner_->one_job() || !prompt_syncs_.expected()) return false;
-  int result = 0;
-  {
-    const Promptness::Watch watch(&prompt_syncs_);
-    if (::fdatasync(file_.fd()) != 0) result = -errno;
-  }
-  synced(result);
+  if (!owner_->one_job() || !syncs_promptly()) return false;
+  synced(sync_file());
   return true;
+}
+
+void Drive::sync_ahead() {
+  if (changes_since_flush_ != 1 || flushed_singly_ < kSureAfter) return;
+  if (syncing_ || broken_ || clean() || !syncs_promptly()) return;
+  syncing_ = true;
+  made_syncing_ = made_;
+  synced(sync_file());
 }
 
 void Drive::synced(int result) {

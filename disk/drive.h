@@ -13,6 +13,9 @@
 // it otherwise. What only might is done here, as long as it turns out not to (promptness.h), for a client
 // that does nothing else meanwhile: its flush, and its small write, which ends in the page cache. Reads are
 // first tried in the page cache, and files that lie in memory (tmpfs) are always read and written directly.
+//
+// A client that has flushed each of its last single writes will flush the next one: that is made good while
+// the client is still busy with the answer (sync_ahead), and its flush finds nothing left to do.
 #pragma once
 
 #include <span>
@@ -44,6 +47,8 @@ class Drive {
 
   const LocalFile& file() const { return file_; }
   bool broken() const { return broken_; }
+  /// All that was made is on the medium.
+  bool clean() const { return !broken_ && made_ == made_good_; }
 
   /// Each ends in Owner::done(), perhaps before it returns.
   void read(Job* job);
@@ -67,13 +72,20 @@ class Drive {
     return request.command == nbd::Command::write_zeroes && request.has(nbd::kNoHole);
   }
 
+  /// When no job is under way and answers have left: makes good what will be flushed next.
+  void sync_ahead();
+
   void completed(Job* job, int result);
 
  private:
+  /// So many single writes in a row were each followed by a flush: the next one will be.
+  static constexpr unsigned kSureAfter = 4;
+
+  void foresee(const nbd::Request& request);
+  bool syncs_promptly() const { return later_now_ == 0 && prompt_syncs_.expected(); }
+  int sync_file();
   void synced(int result);
   void start_sync();
-  /// All that was made is on the medium.
-  bool clean() const { return !broken_ && made_ == made_good_; }
   void read_rest(Job* job);
   void make(Job* job);
   bool write_directly(Job* job);
@@ -85,6 +97,7 @@ class Drive {
   Owner* owner_;
   bool in_memory_ = false, cache_reads_ = true, broken_ = false, syncing_ = false;
   Promptness prompt_writes_, prompt_syncs_;
+  unsigned changes_since_flush_ = 0, flushed_singly_ = 0;
   ChangeOrder order_;
   std::vector<ChangeOrder::Entry*> ready_;
   std::vector<Job*> synced_now_, synced_next_;

@@ -212,6 +212,8 @@ void Server::Loop::turn() {
   const bool try_again = std::exchange(accept_failed_, false);
   ring_.wait(try_again || jobs_out() > 0 ? kShortTurn : kLongTurn);
   settle_touched();
+  if (jobs_out() == 0)
+    for (const auto& port : ports_) port->drive.sync_ahead();
   if (!try_again) return;
   for (const auto& port : ports_) accept_more(port.get());
 }

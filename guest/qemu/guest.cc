@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <thread>
 
@@ -33,9 +32,8 @@ constexpr uint64_t kDrainEvery = 16;
 constexpr Duration kAwake = 500us;
 
 // QEMU stops the guest, writes its device state into a pipe and lets the guest run on, all in one command.
-// The state does not fit the pipe: QEMU waits, and the guest with it, until the pipe is made large. The more
-// of it fits, the less is left to do then.
-constexpr size_t kLeastPipeBytes = 4096, kOpenPipeBytes = size_t{1} << 20;
+// Most of the state does not fit the pipe: QEMU waits, and the guest with it, until the pipe is made large.
+constexpr size_t kHoldingPipeBytes = 4096, kOpenPipeBytes = size_t{1} << 20;
 constexpr size_t kUsualDeviceBytes = size_t{256} << 10;
 
 Status size_pipe(int pipe, size_t bytes) {
@@ -45,11 +43,6 @@ Status size_pipe(int pipe, size_t bytes) {
 
 std::string_view ahead(std::string_view command) {
   return command.substr(0, command.size() - 1);
-}
-
-/// The largest pipe that a state like the last one certainly does not fit.
-size_t holding_pipe_bytes(size_t device_bytes) {
-  return std::clamp(std::bit_floor(device_bytes / 4 * 3), kLeastPipeBytes, kOpenPipeBytes / 2);
 }
 
 /// Forgets that the pipe was opened.
@@ -166,8 +159,7 @@ Status QemuGuest::open_save_pipe() {
   // For both ways: then QEMU never waits for a reader, and we never see an end.
   ScopedFd pipe(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
   if (!pipe) return Status::from_errno("open the pipe '" + path + "'");
-  holding_bytes_ = kLeastPipeBytes;
-  REMUSD_TRY(size_pipe(pipe.get(), holding_bytes_));
+  REMUSD_TRY(size_pipe(pipe.get(), kHoldingPipeBytes));
   if (!machine_->disks.empty()) {
     opened_ = ScopedFd(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
     if (!opened_ || ::inotify_add_watch(opened_.get(), path.c_str(), IN_OPEN) < 0) {
@@ -273,13 +265,12 @@ Status QemuGuest::resume() {
     phase_ = Phase::running;
     if (Status status = take_saved(); save_status_.ok()) save_status_ = std::move(status);
     const int stops = qmp->take_stops();
-    if (save_status_.ok() && (stops > 1 || device_bytes_ <= holding_bytes_)) {
+    if (save_status_.ok() && (stops > 1 || device_bytes_ <= kHoldingPipeBytes)) {
       // Then it may have run while its pages were copied.
       save_status_ = Status(Code::io, stops > 1 ? "somebody else stopped the guest as well"
                                                 : "QEMU did not wait with the rest of the state");
     }
-    if (save_status_.ok()) holding_bytes_ = holding_pipe_bytes(device_bytes_);
-    REMUSD_TRY(size_pipe(save_pipe_.get(), holding_bytes_));
+    REMUSD_TRY(size_pipe(save_pipe_.get(), kHoldingPipeBytes));
     if (sends_ahead_) {
       REMUSD_TRY(qmp->write(ahead(save_command_)));
       save_ahead_ = true;
@@ -323,7 +314,7 @@ Status QemuGuest::let_run() {
   const std::lock_guard lock(machine_->mutex);
   if (Status status = order(kCont); !status.ok()) return machine_->explain(status);
   phase_ = Phase::running;
-  REMUSD_TRY(size_pipe(save_pipe_.get(), holding_bytes_));
+  REMUSD_TRY(size_pipe(save_pipe_.get(), kHoldingPipeBytes));
   // The pause's monitor hears of all this, too; what it has not read would stand before the next pause.
   return machine_->fast ? machine_->fast->drain() : Status();
 }

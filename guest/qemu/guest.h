@@ -84,7 +84,6 @@ class QemuGuest : public Guest {
   Status save_status_;        // of the last pause
   std::string save_command_;
   ScopedFd save_pipe_;             // both ends; QEMU opens it by its name
-  size_t holding_bytes_ = 0;       // its size in a pause, smaller than any state
   ScopedFd opened_;                // tells that it does; only for a guest with disks
   std::vector<std::byte> device_;  // the last pause's state is its first device_bytes_
   size_t device_bytes_ = 0;
