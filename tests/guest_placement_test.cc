@@ -2,21 +2,26 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <optional>
+#include <thread>
 
+#include "ckpt/clock.h"
+#include "guest/qemu/pause_threads.h"
 #include "guest/qemu/placement.h"
 
 namespace remusd::guest::qemu {
 namespace {
 
-/// Where this thread may run.
-cpu_set_t mine() {
+/// Where this thread, or another, may run.
+cpu_set_t allowed(pid_t thread = 0) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  EXPECT_EQ(::sched_getaffinity(0, sizeof set, &set), 0);
+  EXPECT_EQ(::sched_getaffinity(thread, sizeof set, &set), 0);
   return set;
 }
 
@@ -27,23 +32,30 @@ int nth(const cpu_set_t& set, int n) {
   return processor;
 }
 
-/// A process that stands for QEMU: it runs on one processor, whichever it is told, and waits there.
+/// A process that stands for QEMU, with a vCPU that runs where it is told, and waits there.
 class Child {
  public:
-  Child() : pid_(::fork()) {
-    if (pid_ != 0) return;
-    for (;;) ::pause();
+  explicit Child(const char* vcpu = "CPU 0/TCG") : pid_(::fork()) {
+    if (pid_ == 0) {
+      std::thread([vcpu] {
+        ::prctl(PR_SET_NAME, vcpu);
+        for (;;) ::pause();
+      }).detach();
+      for (;;) ::pause();
+    }
+    const Time deadline = Clock::now() + std::chrono::seconds(10);
+    while (vcpu_thread(pid_) == 0 && Clock::now() < deadline && *vcpu == 'C') std::this_thread::yield();
   }
   ~Child() {
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
   }
   pid_t pid() const { return pid_; }
-  void move_to(int processor) const {
+  void move_vcpu_to(int processor) const {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(processor, &set);
-    ASSERT_EQ(::sched_setaffinity(pid_, sizeof set, &set), 0);
+    ASSERT_EQ(::sched_setaffinity(vcpu_thread(pid_), sizeof set, &set), 0);
     // It arrives there when it runs again, and has when it has stopped.
     ::kill(pid_, SIGCONT);
     ::kill(pid_, SIGSTOP);
@@ -54,46 +66,51 @@ class Child {
   const pid_t pid_;
 };
 
-TEST(Placement, KeepsAwayFromTheOtherThreadWhereverItGoes) {
-  const cpu_set_t before = mine();
+TEST(Placement, TheEpochThreadGoesWhereTheVcpuIsAndQemusMainThreadLeaves) {
+  const cpu_set_t before = allowed();
   if (CPU_COUNT(&before) < 2) GTEST_SKIP() << "needs two processors";
   const Child qemu;
   std::optional<Placement> placement(std::in_place, qemu.pid());
   EXPECT_FALSE(placement->stands_apart());
   for (const int n : {0, 1, 0}) {
     const int processor = nth(before, n);
-    qemu.move_to(processor);
+    qemu.move_vcpu_to(processor);
     placement->stand_apart();
     EXPECT_TRUE(placement->stands_apart());
-    const cpu_set_t now = mine();
-    EXPECT_FALSE(CPU_ISSET(processor, &now));
-    EXPECT_EQ(CPU_COUNT(&now), CPU_COUNT(&before) - 1);
+    EXPECT_EQ(::sched_getcpu(), processor);
+    const cpu_set_t ours = allowed(), its = allowed(qemu.pid());
+    EXPECT_EQ(CPU_COUNT(&ours), 1);
+    EXPECT_FALSE(CPU_ISSET(processor, &its));
+    EXPECT_EQ(CPU_COUNT(&its), CPU_COUNT(&before) - 1);
   }
   *placement = {};
-  const cpu_set_t after = mine();
-  EXPECT_TRUE(CPU_EQUAL(&after, &before));
+  const cpu_set_t ours = allowed(), its = allowed(qemu.pid());
+  EXPECT_TRUE(CPU_EQUAL(&ours, &before));
+  EXPECT_TRUE(CPU_EQUAL(&its, &before));
 }
 
-TEST(Placement, AThreadThatMayUseOneProcessorStays) {
-  const cpu_set_t before = mine();
-  const Child qemu;
-  qemu.move_to(nth(before, 0));
+TEST(Placement, WithOneProcessorAllStays) {
+  const cpu_set_t before = allowed();
   cpu_set_t one;
   CPU_ZERO(&one);
   CPU_SET(nth(before, 0), &one);
   ASSERT_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+  const Child qemu;
   Placement placement(qemu.pid());
   placement.stand_apart();
   EXPECT_FALSE(placement.stands_apart());
-  const cpu_set_t now = mine();
+  const cpu_set_t now = allowed();
   EXPECT_TRUE(CPU_EQUAL(&now, &one));
   ASSERT_EQ(::sched_setaffinity(0, sizeof before, &before), 0);
 }
 
-TEST(Placement, AProcessThatIsGoneDoesNotMatter) {
-  Placement placement(1 << 30);
-  placement.stand_apart();
-  EXPECT_FALSE(placement.stands_apart());
+TEST(Placement, AProcessThatNamesNoVcpuOrIsGoneDoesNotMatter) {
+  const Child nameless("worker");
+  for (const int pid : {nameless.pid(), 1 << 30}) {
+    Placement placement(pid);
+    placement.stand_apart();
+    EXPECT_FALSE(placement.stands_apart());
+  }
 }
 
 }  // namespace

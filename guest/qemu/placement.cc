@@ -10,22 +10,33 @@
 #include <string_view>
 #include <utility>
 
+#include "guest/qemu/pause_threads.h"
+
 namespace remusd::guest::qemu {
 namespace {
 
 // proc(5), /proc/PID/stat: field 39 is the processor; the name, which may have spaces, is field 2.
 constexpr int kProcessorAfterName = 37;
 
+bool may_run_on(int thread, const cpu_set_t& processors) {
+  return CPU_COUNT(&processors) > 0 && ::sched_setaffinity(thread, sizeof processors, &processors) == 0;
+}
+
 }  // namespace
 
-Placement::Placement(int pid) {
-  const std::string path = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/stat";
-  stat_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+Placement::Placement(int pid) : pid_(pid) {
+  const int thread = vcpu_thread(pid);
+  if (thread == 0) return;
+  const std::string path = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(thread) + "/stat";
+  vcpu_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
 }
 
 Placement::~Placement() {
-  if (avoided_ < 0 || thread_ != ::gettid()) return;
-  (void)::sched_setaffinity(0, sizeof allowed_, &allowed_);
+  if (threads_.empty()) return;
+  if (threads_.back().id != ::gettid())
+    threads_.pop_back();  // It may have ended, and its number be another's.
+  for (const Thread& thread : threads_)
+    (void)::sched_setaffinity(thread.id, sizeof thread.allowed, &thread.allowed);
 }
 
 Placement::Placement(Placement&& other) noexcept {
@@ -33,16 +44,16 @@ Placement::Placement(Placement&& other) noexcept {
 }
 
 Placement& Placement::operator=(Placement&& other) noexcept {
-  std::swap(stat_, other.stat_);
-  std::swap(thread_, other.thread_);
-  std::swap(avoided_, other.avoided_);
-  std::swap(allowed_, other.allowed_);
+  std::swap(pid_, other.pid_);
+  std::swap(vcpu_, other.vcpu_);
+  std::swap(threads_, other.threads_);
+  std::swap(ours_, other.ours_);
   return *this;
 }
 
-int Placement::main_processor() const {
+int Placement::vcpu_processor() const {
   std::array<char, 1024> text{};
-  const ssize_t got = ::pread(stat_.get(), text.data(), text.size(), 0);
+  const ssize_t got = ::pread(vcpu_.get(), text.data(), text.size(), 0);
   if (got <= 0) return -1;
   std::string_view rest(text.data(), static_cast<size_t>(got));
   rest.remove_prefix(std::min(rest.rfind(')') + 1, rest.size()));
@@ -56,18 +67,36 @@ int Placement::main_processor() const {
   return parsed.ec == std::errc() ? processor : -1;
 }
 
-void Placement::stand_apart() {
-  if (!stat_) return;
-  const int processor = main_processor();
-  if (processor < 0 || processor == avoided_ || processor >= CPU_SETSIZE) return;
-  if (avoided_ < 0) {
-    if (::sched_getaffinity(0, sizeof allowed_, &allowed_) != 0) return;
-    thread_ = ::gettid();
+/// Where all of them may run by themselves.
+bool Placement::remember() {
+  if (!threads_.empty()) return true;
+  std::vector<Thread> threads;
+  for (const int id : pause_threads(pid_)) threads.push_back({id, {}});
+  threads.push_back({::gettid(), {}});
+  for (Thread& thread : threads) {
+    if (::sched_getaffinity(thread.id, sizeof thread.allowed, &thread.allowed) != 0) return false;
   }
-  cpu_set_t apart = allowed_;
-  CPU_CLR(processor, &apart);
-  if (CPU_COUNT(&apart) == 0 || ::sched_setaffinity(0, sizeof apart, &apart) != 0) return;
-  avoided_ = processor;
+  threads_ = std::move(threads);
+  return true;
+}
+
+void Placement::stand_apart() {
+  if (!vcpu_) return;
+  const int processor = vcpu_processor();
+  if (processor < 0 || processor == ours_ || processor >= CPU_SETSIZE || !remember()) return;
+  ours_ = -1;
+  const Thread& epoch = threads_.back();
+  if (!CPU_ISSET(processor, &epoch.allowed)) return;
+  for (const Thread& thread : threads_) {
+    if (&thread == &epoch) continue;
+    cpu_set_t others = thread.allowed;
+    CPU_CLR(processor, &others);
+    if (!may_run_on(thread.id, others)) return;
+  }
+  cpu_set_t this_one;
+  CPU_ZERO(&this_one);
+  CPU_SET(processor, &this_one);
+  if (may_run_on(epoch.id, this_one)) ours_ = processor;
 }
 
 }  // namespace remusd::guest::qemu

@@ -3,37 +3,44 @@
 
 #include <sched.h>
 
+#include <vector>
+
 #include "ckpt/scoped_fd.h"
 
 namespace remusd::guest::qemu {
 
 /// In a pause QEMU's main thread saves the devices while the epoch thread copies pages. The two wake each
 /// other, so the kernel likes to keep both on one processor, and on a host with few of them does not look
-/// whether another is idle, as that of the halted vCPU is: then one waits for the other. While this lives,
-/// the epoch thread stays away from where QEMU's main thread was last seen.
+/// whether another is idle: then one waits for the other. The processor of the vCPU is idle, for the vCPU
+/// stands. While this lives the epoch thread works there, and QEMU's main thread and its monitors' elsewhere.
 class Placement {
  public:
   Placement() = default;
   /// Of process `pid`. Nothing happens until the first stand_apart().
   explicit Placement(int pid);
-  /// Lets the thread go where it might before, when it is the one that ends this.
+  /// Lets all threads go where they might before; our own when it is the one that ends this.
   ~Placement();
   Placement(Placement&& other) noexcept;
   Placement& operator=(Placement&& other) noexcept;
 
-  /// From the epoch thread, between two pauses. Best effort: where the thread may use one processor only, or
-  /// it cannot be told where the other is, all stays as it is.
+  /// From the epoch thread, between two pauses: goes after a vCPU that was moved. Best effort: where threads
+  /// may use one processor only, or QEMU does not name its threads, all stays as it is.
   void stand_apart();
-  bool stands_apart() const { return avoided_ >= 0; }
+  bool stands_apart() const { return ours_ >= 0; }
 
  private:
-  /// The processor on which QEMU's main thread ran last, or -1.
-  int main_processor() const;
+  struct Thread {
+    int id = 0;
+    cpu_set_t allowed{};  // before
+  };
+  /// The processor on which the vCPU ran last, or -1.
+  int vcpu_processor() const;
+  bool remember();
 
-  ScopedFd stat_;
-  int thread_ = 0;  // which stands apart
-  int avoided_ = -1;
-  cpu_set_t allowed_{};  // before
+  int pid_ = 0;
+  ScopedFd vcpu_;                // its stat
+  std::vector<Thread> threads_;  // QEMU's, and last the epoch thread
+  int ours_ = -1;                // the epoch thread's processor
 };
 
 }  // namespace remusd::guest::qemu
