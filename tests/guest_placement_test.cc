@@ -80,12 +80,14 @@ TEST(Placement, TheEpochThreadGoesWhereTheVcpuIsAndQemusMainThreadLeaves) {
     EXPECT_EQ(::sched_getcpu(), processor);
     const cpu_set_t ours = allowed(), its = allowed(qemu.pid());
     EXPECT_EQ(CPU_COUNT(&ours), 1);
+    EXPECT_EQ(::sched_getscheduler(0) & ~SCHED_RESET_ON_FORK, ::geteuid() == 0 ? SCHED_FIFO : SCHED_OTHER);
     EXPECT_FALSE(CPU_ISSET(processor, &its));
     EXPECT_EQ(CPU_COUNT(&its), CPU_COUNT(&before) - 1);
   }
   *placement = {};
   const cpu_set_t ours = allowed(), its = allowed(qemu.pid());
   EXPECT_TRUE(CPU_EQUAL(&ours, &before));
+  EXPECT_EQ(::sched_getscheduler(0), SCHED_OTHER);
   EXPECT_TRUE(CPU_EQUAL(&its, &before));
 }
 

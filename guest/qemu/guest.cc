@@ -27,9 +27,6 @@ constexpr Duration kBaseTimeout = 30s;
 constexpr Duration kFinishPoll = 200us;
 // The general monitor hears every STOP and RESUME, too: read it before its socket fills.
 constexpr uint64_t kDrainEvery = 16;
-// The vCPU's processor is idle until QEMU has answered. A thread that slept there would have to displace the
-// vCPU again, which may take until the next tick (4 ms, seen at p99).
-constexpr Duration kAwake = 500us;
 
 // QEMU stops the guest, writes its device state into a pipe and lets the guest run on, all in one command.
 // Most of the state does not fit the pipe: QEMU waits, and the guest with it, until the pipe is made large.
@@ -258,9 +255,7 @@ Status QemuGuest::resume() {
     const auto lock = lock_pause_monitor();
     Qmp* qmp = pause_monitor();
     REMUSD_TRY(size_pipe(save_pipe_.get(), kOpenPipeBytes));
-    const Duration awake = placement_.stands_apart() ? kAwake : Duration::zero();
-    save_status_ = qmp->await_ok(
-        save_pipe_.get(), [this] { return take_saved(); }, awake);
+    save_status_ = qmp->await_ok(save_pipe_.get(), [this] { return take_saved(); });
     if (!qmp->broken().ok()) return machine_->explain(qmp->broken());
     phase_ = Phase::running;
     if (Status status = take_saved(); save_status_.ok()) save_status_ = std::move(status);

@@ -33,8 +33,12 @@ Placement::Placement(int pid) : pid_(pid) {
 
 Placement::~Placement() {
   if (threads_.empty()) return;
-  if (threads_.back().id != ::gettid())
+  if (threads_.back().id == ::gettid()) {
+    constexpr sched_param kNone{};
+    (void)::sched_setscheduler(0, SCHED_OTHER, &kNone);
+  } else {
     threads_.pop_back();  // It may have ended, and its number be another's.
+  }
   for (const Thread& thread : threads_)
     (void)::sched_setaffinity(thread.id, sizeof thread.allowed, &thread.allowed);
 }
@@ -96,7 +100,10 @@ void Placement::stand_apart() {
   cpu_set_t this_one;
   CPU_ZERO(&this_one);
   CPU_SET(processor, &this_one);
-  if (may_run_on(epoch.id, this_one)) ours_ = processor;
+  if (!may_run_on(epoch.id, this_one)) return;
+  ours_ = processor;
+  const sched_param least{::sched_get_priority_min(SCHED_FIFO)};
+  (void)::sched_setscheduler(epoch.id, SCHED_FIFO | SCHED_RESET_ON_FORK, &least);
 }
 
 }  // namespace remusd::guest::qemu

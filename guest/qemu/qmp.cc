@@ -202,15 +202,13 @@ bool Qmp::line_is_here() const {
   return std::find(buffer_.begin() + static_cast<std::ptrdiff_t>(scanned_), end, '\n') != end;
 }
 
-Result<bool> Qmp::await_either(int fd, Time deadline, Time awake) {
+Result<bool> Qmp::await_either(int fd, Time deadline) {
   for (;;) {
-    const Time now = Clock::now();
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();
-    const int patience = now < awake ? 0 : static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
     std::array<pollfd, 2> entries{{{socket_.get(), POLLIN, 0}, {fd, POLLIN, 0}}};
-    const int ready = ::poll(entries.data(), entries.size(), patience);
+    const int ready =
+        ::poll(entries.data(), entries.size(), static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30)));
     if (ready > 0) return entries[0].revents != 0;
-    if (ready == 0 && now < awake) continue;
     if (ready == 0) return fail(Code::timed_out, "QEMU does not answer in time");
     if (errno != EINTR) return Status::from_errno("poll a QMP socket");
   }
@@ -234,9 +232,9 @@ Status Qmp::await_stop(int fd, Until until) {
   }
 }
 
-Status Qmp::await_ok(int fd, const std::function<Status()>& take, Duration awake) {
+Status Qmp::await_ok(int fd, const std::function<Status()>& take) {
   REMUSD_TRY(broken_);
-  const Time began = Clock::now(), deadline = began + timeout_;
+  const Time deadline = Clock::now() + timeout_;
   for (;;) {
     while (line_is_here()) {
       REMUSD_ASSIGN(const std::string_view text, next_line(deadline));
@@ -244,7 +242,7 @@ Status Qmp::await_ok(int fd, const std::function<Status()>& take, Duration awake
       if (line.kind == Kind::error) return error_status(line.value);
       if (line.kind == Kind::answer) return {};
     }
-    REMUSD_ASSIGN(const bool of_qemu, await_either(fd, deadline, began + awake));
+    REMUSD_ASSIGN(const bool of_qemu, await_either(fd, deadline));
     REMUSD_TRY(of_qemu ? fill(deadline) : take());
   }
 }

@@ -66,8 +66,8 @@ class Qmp {
   /// `io`.
   Status await_stop(int fd, Until until = Until::stop_event);
   /// The same for the answer; whenever `fd` can be read meanwhile, `take` is called, which must take
-  /// something. For the first `awake` it does not go to sleep.
-  Status await_ok(int fd, const std::function<Status()>& take, Duration awake = Duration::zero());
+  /// something.
+  Status await_ok(int fd, const std::function<Status()>& take);
   /// STOP events seen since the last call.
   int take_stops() { return std::exchange(stops_, 0); }
 
@@ -110,8 +110,8 @@ class Qmp {
   Result<std::string_view> next_line(Time deadline);
   Status fill(Time deadline);
   bool line_is_here() const;
-  /// Waits for bytes of QEMU (true) or at `fd` (false); until `awake` without going to sleep.
-  Result<bool> await_either(int fd, Time deadline, Time awake = {});
+  /// Waits for bytes of QEMU (true) or at `fd` (false).
+  Result<bool> await_either(int fd, Time deadline);
   Result<Line> classify(std::string_view line);
   void take_event(nlohmann::json value);
 
