@@ -272,10 +272,10 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
   }
   pacer_.paused(slot->began, slot->began + sample.pause, sample.dirty_pages + sample.precopy_pages);
   if (options_.precopy) precopy_.note(sample.precopy_pages, sample.dirty_pages);
-  hot_.note(dirty_);
-  guest_.assume_written(hot_.taken());
   flush(false);
   staging_.put({Item::Kind::sealed, nullptr, slot});
+  hot_.note(dirty_);
+  guest_.assume_written(hot_.taken());
   return status;
 }
 
