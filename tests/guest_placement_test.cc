@@ -51,11 +51,14 @@ class Child {
     ::waitpid(pid_, nullptr, 0);
   }
   pid_t pid() const { return pid_; }
+  void let_vcpu_go(const cpu_set_t& set) const {
+    ASSERT_EQ(::sched_setaffinity(vcpu_thread(pid_), sizeof set, &set), 0);
+  }
   void move_vcpu_to(int processor) const {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(processor, &set);
-    ASSERT_EQ(::sched_setaffinity(vcpu_thread(pid_), sizeof set, &set), 0);
+    let_vcpu_go(set);
     // It arrives there when it runs again, and has when it has stopped.
     ::kill(pid_, SIGCONT);
     ::kill(pid_, SIGSTOP);
@@ -88,6 +91,24 @@ TEST(Placement, TheEpochThreadGoesWhereTheVcpuIsAndQemusMainThreadLeaves) {
   const cpu_set_t ours = allowed(), its = allowed(qemu.pid());
   EXPECT_TRUE(CPU_EQUAL(&ours, &before));
   EXPECT_EQ(::sched_getscheduler(0), SCHED_OTHER);
+  EXPECT_TRUE(CPU_EQUAL(&its, &before));
+}
+
+TEST(Placement, WhatAKilledDaemonLeftIsForgotten) {
+  const cpu_set_t before = allowed();
+  if (CPU_COUNT(&before) < 2) GTEST_SKIP() << "needs two processors";
+  const Child qemu;
+  const int processor = nth(before, 0);
+  qemu.move_vcpu_to(processor);
+  qemu.let_vcpu_go(before);
+  cpu_set_t left = before;
+  CPU_CLR(nth(before, 1), &left);
+  ASSERT_EQ(::sched_setaffinity(qemu.pid(), sizeof left, &left), 0);
+  std::optional<Placement> placement(std::in_place, qemu.pid());
+  placement->stand_apart();
+  EXPECT_TRUE(placement->stands_apart());
+  *placement = {};
+  const cpu_set_t its = allowed(qemu.pid());
   EXPECT_TRUE(CPU_EQUAL(&its, &before));
 }
 

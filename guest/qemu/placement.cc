@@ -18,6 +18,13 @@ namespace {
 // proc(5), /proc/PID/stat: field 39 is the processor; the name, which may have spaces, is field 2.
 constexpr int kProcessorAfterName = 37;
 
+/// As a daemon leaves it that was killed while it kept a thread away from the vCPU's processor.
+bool lacks_one(const cpu_set_t& some, const cpu_set_t& all) {
+  cpu_set_t both;
+  CPU_AND(&both, &some, &all);
+  return CPU_EQUAL(&both, &some) && CPU_COUNT(&some) + 1 == CPU_COUNT(&all);
+}
+
 bool may_run_on(int thread, const cpu_set_t& processors) {
   return CPU_COUNT(&processors) > 0 && ::sched_setaffinity(thread, sizeof processors, &processors) == 0;
 }
@@ -74,12 +81,17 @@ int Placement::vcpu_processor() const {
 /// Where all of them may run by themselves.
 bool Placement::remember() {
   if (!threads_.empty()) return true;
+  cpu_set_t of_vcpu;
+  if (::sched_getaffinity(vcpu_thread(pid_), sizeof of_vcpu, &of_vcpu) != 0) return false;
   std::vector<Thread> threads;
   for (const int id : pause_threads(pid_)) threads.push_back({id, {}});
-  threads.push_back({::gettid(), {}});
   for (Thread& thread : threads) {
     if (::sched_getaffinity(thread.id, sizeof thread.allowed, &thread.allowed) != 0) return false;
+    if (lacks_one(thread.allowed, of_vcpu)) thread.allowed = of_vcpu;
   }
+  Thread epoch{::gettid(), {}};
+  if (::sched_getaffinity(0, sizeof epoch.allowed, &epoch.allowed) != 0) return false;
+  threads.push_back(epoch);
   threads_ = std::move(threads);
   return true;
 }
