@@ -36,7 +36,7 @@ struct EpochSample {
   Duration wire{};             // first byte queued to the whole epoch handed to the kernel
   Duration ack{};              // commit frame queued to acknowledgement
   Duration commit{};           // start of the pause to acknowledgement
-  uint64_t dirty_pages = 0;    // copied in the pause
+  uint64_t dirty_pages = 0;    // copied in the pause, those that were taken unasked among them
   uint64_t precopy_pages = 0;  // copied before it, while the guest ran
   uint64_t same_pages = 0;     // dirty, but the backup had their content: not sent
   uint64_t delta_pages = 0;    // sent as what changed in them

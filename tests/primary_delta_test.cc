@@ -100,7 +100,7 @@ class DeltaTest : public ::testing::Test {
 
 TEST_F(DeltaTest, AWorkingSetGoesAsWhatChangedInIt) {
   const EpochSample sum = protect({});
-  EXPECT_GT(sum.delta_pages, sum.dirty_pages / 4);
+  EXPECT_GT(sum.delta_pages, (sum.dirty_pages - sum.same_pages) / 4);
   // The guest writes up to 64 random words at a time, and 4 KiB of device state, of which little changes.
   EXPECT_LT(sum.sent_bytes, sum.raw_bytes / 3);
   EXPECT_EQ(during_.shadow_limit_bytes, 1024 * (kPageSize + 16) + 1024 * 4) << "no more than the guest has";
