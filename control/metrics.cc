@@ -81,7 +81,9 @@ struct Metrics::Families {
   Family<Histogram>& phase = histogram("remusd_epoch_phase_seconds", "How long each phase of an epoch took.");
   Family<Histogram>& commit =
       histogram("remusd_epoch_commit_seconds", "From the start of an epoch's pause to its acknowledgement.");
-  Family<Histogram>& dirty = histogram("remusd_dirty_pages", "Pages that were dirty in an epoch.");
+  Family<Histogram>& dirty =
+      histogram("remusd_dirty_pages",
+                "Pages copied in the pause of an epoch: dirty, or written so often that nobody asks.");
   Family<Counter>& raw =
       counter("remusd_checkpoint_raw_bytes_total", "Bytes of committed epochs before encoding.");
   Family<Counter>& sent =

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <string>
@@ -26,7 +27,7 @@ bool lacks_one(const cpu_set_t& some, const cpu_set_t& all) {
 }
 
 bool may_run_on(int thread, const cpu_set_t& processors) {
-  return CPU_COUNT(&processors) > 0 && ::sched_setaffinity(thread, sizeof processors, &processors) == 0;
+  return ::sched_setaffinity(thread, sizeof processors, &processors) == 0;
 }
 
 }  // namespace
@@ -103,11 +104,14 @@ void Placement::stand_apart() {
   ours_ = -1;
   const Thread& epoch = threads_.back();
   if (!CPU_ISSET(processor, &epoch.allowed)) return;
-  for (const Thread& thread : threads_) {
-    if (&thread == &epoch) continue;
-    cpu_set_t others = thread.allowed;
-    CPU_CLR(processor, &others);
-    if (!may_run_on(thread.id, others)) return;
+  std::vector<cpu_set_t> elsewhere;
+  for (size_t i = 0; i + 1 < threads_.size(); ++i) {
+    elsewhere.push_back(threads_[i].allowed);
+    CPU_CLR(processor, &elsewhere.back());
+    if (CPU_COUNT(&elsewhere.back()) == 0) return;
+  }
+  for (size_t i = 0; i < elsewhere.size(); ++i) {
+    if (!may_run_on(threads_[i].id, elsewhere[i])) return;
   }
   cpu_set_t this_one;
   CPU_ZERO(&this_one);

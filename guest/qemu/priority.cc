@@ -9,6 +9,7 @@
 #include "guest/qemu/pause_threads.h"
 
 namespace remusd::guest::qemu {
+
 PausePriority::PausePriority(int pid) {
   for (const int thread : pause_threads(pid)) {
     errno = 0;
