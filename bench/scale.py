@@ -101,7 +101,10 @@ def large(options, tell):
     """A 4 GiB guest with 1 GiB touched: the first sync, steady protection, a failover."""
     with World(protection(guest_options(**LARGE_HEARTBEAT))) as world:
         chosen = guest_options(dirty=LARGE_RATE)
-        client = boot(world, chosen, connect_timeout=BOOT_S, memory_mib=LARGE_MIB, pages=LARGE_PAGES)
+        serial = f"{world.dir}/large.serial"
+        client = boot(world, chosen, connect_timeout=BOOT_S, memory_mib=LARGE_MIB, pages=LARGE_PAGES,
+                      serial_log=serial)
+        wait_until("the guest to have touched its memory", lambda: READY in text_of(serial), BOOT_S)
         floor = world.a.ask("bench", "floor", "vm1", "--count", "40", timeout=60)["pause_ms"]
         begun = time.monotonic()
         protect(world, timeout=300)

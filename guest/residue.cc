@@ -18,7 +18,7 @@ uint64_t Residue::used_bytes() const {
 }
 
 Status Residue::populated(PageSet* pages) const {
-  return populated_pages(file_.get(), memory_.size(), pages);
+  return populated_pages(file_.get(), 0, memory_.size(), pages);
 }
 
 void Residue::release(const PageRange& pages) {
@@ -30,10 +30,10 @@ void Residue::release(const PageRange& pages) {
                     static_cast<off_t>(pages.first * kPageSize), static_cast<off_t>(pages.count * kPageSize));
 }
 
-Status populated_pages(int fd, uint64_t bytes, PageSet* pages) {
+Status populated_pages(int fd, uint64_t begin, uint64_t end_byte, PageSet* pages) {
   pages->clear();
-  off_t at = 0;
-  const auto end = static_cast<off_t>(bytes);
+  auto at = static_cast<off_t>(begin);
+  const auto end = static_cast<off_t>(end_byte);
   while (at < end) {
     const off_t data = ::lseek(fd, at, SEEK_DATA);
     if (data < 0 && errno == ENXIO) break;

@@ -35,7 +35,8 @@ class Residue {
   Mapping memory_;
 };
 
-/// Replaces *pages by those that the memory file holds (all others are zero). `bytes` is the file's size.
-Status populated_pages(int fd, uint64_t bytes, PageSet* pages);
+/// Replaces *pages by those that the memory file holds from byte `begin` to `end`, multiples of kPageSize
+/// (all others are zero).
+Status populated_pages(int fd, uint64_t begin, uint64_t end, PageSet* pages);
 
 }  // namespace remusd::guest

@@ -13,6 +13,7 @@
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,10 +30,21 @@ using namespace tracked;  // NOLINT(google-build-using-namespace): the test worl
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-class TrackerTest : public testing::TestWithParam<TrackerKind> {
+/// A tracker that is told of the memory file need not look at all memory.
+struct Planted {
+  TrackerKind kind;
+  bool told_file;
+};
+
+class TrackerTest : public testing::TestWithParam<Planted> {
  protected:
+  Result<std::unique_ptr<Tracker>> try_plant(Victim& victim,
+                                             const std::function<Result<int>(int fd)>& give_fd = nullptr) {
+    return plant_tracker(victim.pid(), victim.ram(), GetParam().told_file ? victim.file() : -1,
+                         GetParam().kind, give_fd);
+  }
   std::unique_ptr<Tracker> plant(Victim& victim) {
-    auto tracker = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+    auto tracker = try_plant(victim);
     if (!tracker.ok()) {
       ADD_FAILURE() << tracker.status().message();
       return nullptr;
@@ -47,24 +59,31 @@ class TrackerTest : public testing::TestWithParam<TrackerKind> {
   }
 };
 
-std::string kind_name(const testing::TestParamInfo<TrackerKind>& kind) {
-  return kind.param == TrackerKind::async ? "async" : "sync";
+std::string kind_name(const testing::TestParamInfo<Planted>& planted) {
+  if (planted.param.kind == TrackerKind::sync) return "sync";
+  return planted.param.told_file ? "async_told_file" : "async";
 }
-INSTANTIATE_TEST_SUITE_P(Kinds, TrackerTest, testing::Values(TrackerKind::async, TrackerKind::sync),
+INSTANTIATE_TEST_SUITE_P(Kinds, TrackerTest,
+                         testing::Values(Planted{TrackerKind::async, false},
+                                         Planted{TrackerKind::async, true},
+                                         Planted{TrackerKind::sync, false}),
                          kind_name);
 
 TEST_P(TrackerTest, NamesItself) {
   Victim victim(16);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
-  EXPECT_EQ(tracker->name().substr(0, 5), GetParam() == TrackerKind::async ? "async" : "sync ");
+  EXPECT_EQ(tracker->name().substr(0, 5), GetParam().kind == TrackerKind::async ? "async" : "sync ");
 }
 
 TEST_P(TrackerTest, ReportsWhatIsAssumedWrittenOrNotAndNoticesTheRest) {
   Victim victim(4096);
-  victim.do_it(0, Op::write, 0, 64);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
+  victim.do_it(0, Op::write, 0, 64);
+  victim.do_it(0, Op::write, 700, 2);
+  victim.do_it(0, Op::write, 4095);
+  collect(*tracker);
   tracker->assume_written({{3, 2}, {700, 1}, {4095, 1}});
   victim.do_it(0, Op::write, 1, 5);
   victim.do_it(1, Op::write, 701);
@@ -76,6 +95,8 @@ TEST_P(TrackerTest, LosesNoWriteWhenPagesAreAssumedNoMore) {
   Victim victim(64);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
+  victim.do_it(0, Op::write, 3, 3);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{3, 3}));
   tracker->assume_written({{3, 3}});
   EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{3, 3}));
   victim.do_it(0, Op::write, 3);  // the process may write it unseen from now on
@@ -120,6 +141,23 @@ TEST_P(TrackerTest, ReadingIsNotWriting) {
   EXPECT_THAT(collect(*tracker), IsEmpty());
   victim.do_it(1, Op::write, 200);  // after it was read and thereby populated
   EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{200, 1}));
+}
+
+TEST_P(TrackerTest, NoticesTheFirstPagesOfUntouchedMemory) {
+  Victim victim(16384);  // 64 MiB, of which the middle is populated
+  victim.do_it(0, Op::write, 8000, 10);
+  auto tracker = plant(victim);
+  ASSERT_NE(tracker, nullptr);
+  EXPECT_THAT(collect(*tracker), IsEmpty());
+  victim.do_it(1, Op::write, 511, 2);  // across the end of a page table
+  victim.do_it(2, Op::write, 8005);
+  victim.do_it(3, Op::write, 16383);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{511, 2}, PageRange{8005, 1}, PageRange{16383, 1}));
+  EXPECT_THAT(collect(*tracker), IsEmpty());
+  victim.do_it(1, Op::write, 510, 2);  // a neighbour, never populated, and one that was
+  victim.do_it(1, Op::write, 4096);    // at the begin of one
+  victim.do_it(2, Op::write, 16383);
+  EXPECT_THAT(collect(*tracker), ElementsAre(PageRange{510, 2}, PageRange{4096, 1}, PageRange{16383, 1}));
 }
 
 TEST_P(TrackerTest, ReportsWritesOfTheKernelForTheProcess) {
@@ -290,7 +328,7 @@ TEST_P(TrackerTest, DeathOfTheHolderReleasesTheProcess) {
   const int holder = ::fork();
   if (holder == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    auto tracker = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+    auto tracker = try_plant(victim);
     const char sign = tracker.ok() ? 'y' : 'n';
     if (::write(ready[1], &sign, 1) != 1) ::_exit(1);
     while (true) ::pause();
@@ -303,7 +341,7 @@ TEST_P(TrackerTest, DeathOfTheHolderReleasesTheProcess) {
   ASSERT_EQ(::waitpid(holder, &stopped, WUNTRACED), holder);
   ASSERT_TRUE(WIFSTOPPED(stopped));
   victim.ask(1, Op::write, 0, 1024);  // sync: nobody answers the first of these faults
-  if (GetParam() == TrackerKind::sync) {
+  if (GetParam().kind == TrackerKind::sync) {
     const std::string tasks = "/proc/" + std::to_string(victim.pid()) + "/task";
     const auto blocked = [&] {
       std::string word;
@@ -341,7 +379,7 @@ TEST_P(TrackerTest, ExitOfTheProcessIsACleanError) {
     EXPECT_EQ(status.code(), Code::unavailable) << status.message();
     EXPECT_TRUE(dirty.empty());
     tracker.reset();
-    EXPECT_EQ(plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr).ok(), false);
+    EXPECT_EQ(try_plant(victim).ok(), false);
   }
 }
 
@@ -349,7 +387,7 @@ TEST_P(TrackerTest, PlantingTwiceIsRefusedAndHarmsNothing) {
   Victim victim(64);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
-  const auto second = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+  const auto second = try_plant(victim);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().code(), Code::exists) << second.status().message();
   victim.do_it(0, Op::write, 7);
@@ -372,7 +410,7 @@ TEST_P(TrackerTest, LeavesNoDescriptorInTheProcess) {
 TEST_P(TrackerTest, RefusesRangesThatCannotBeTracked) {
   Victim victim(64);
   const auto code = [&](TrackedRange range) {
-    return plant_tracker(victim.pid(), range, GetParam(), nullptr).status().code();
+    return plant_tracker(victim.pid(), range, -1, GetParam().kind, nullptr).status().code();
   };
   const TrackedRange ram = victim.ram();
   EXPECT_EQ(code({ram.address, 0}), Code::invalid);
@@ -381,18 +419,18 @@ TEST_P(TrackerTest, RefusesRangesThatCannotBeTracked) {
   EXPECT_EQ(code({ram.address, ram.bytes + (1ull << 40)}), Code::invalid);
   int on_stack = 0;  // private memory
   EXPECT_EQ(code({reinterpret_cast<uint64_t>(&on_stack) / kPageSize * kPageSize, kPageSize}), Code::invalid);
-  EXPECT_EQ(plant_tracker(4'000'000, ram, GetParam(), nullptr).status().code(), Code::not_found);
+  EXPECT_EQ(plant_tracker(4'000'000, ram, -1, GetParam().kind, nullptr).status().code(), Code::not_found);
 }
 
 TEST_P(TrackerTest, UnprivilegedProcessIsGivenTheDevice) {
   const ScopedFd device(::open("/dev/userfaultfd", O_RDWR));
   ASSERT_TRUE(device.valid()) << "needs /dev/userfaultfd (Linux 6.1)";
   Victim victim(256, 65534);
-  const auto refused = plant_tracker(victim.pid(), victim.ram(), GetParam(), nullptr);
+  const auto refused = try_plant(victim);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.status().code(), Code::denied) << refused.status().message();
   int given = 0;
-  auto tracker = plant_tracker(victim.pid(), victim.ram(), GetParam(), [&](int fd) -> Result<int> {
+  auto tracker = try_plant(victim, [&](int fd) -> Result<int> {
     ++given;
     EXPECT_GE(fd, 0);
     return device.get();  // inherited by the victim, under the same number
@@ -404,7 +442,7 @@ TEST_P(TrackerTest, UnprivilegedProcessIsGivenTheDevice) {
   EXPECT_THAT(collect(**tracker), ElementsAre(PageRange{10, 2}, PageRange{200, 2}));
   // What giving it fails with is passed on.
   tracker->reset();
-  const auto failed = plant_tracker(victim.pid(), victim.ram(), GetParam(), [](int) -> Result<int> {
+  const auto failed = try_plant(victim, [](int) -> Result<int> {
     return Status{Code::timed_out, "no answer"};
   });
   EXPECT_EQ(failed.status().code(), Code::timed_out);
@@ -416,7 +454,7 @@ TEST_P(TrackerTest, TracksARealQemuAndLeavesItAnswering) {
   ASSERT_NE(qemu.command("qmp_capabilities"), "");
   for (int round = 0; round < 5; ++round) {
     ASSERT_TRUE(eventually([&] { return qemu.firmware_ends() == round + 1; }));
-    auto tracker = plant_tracker(qemu.pid(), qemu.ram(), GetParam(), nullptr);
+    auto tracker = plant_tracker(qemu.pid(), qemu.ram(), -1, GetParam().kind, nullptr);
     ASSERT_TRUE(tracker.ok()) << tracker.status().message();
     // A reset has the BIOS write its tables and the stack again.
     ASSERT_NE(qemu.command("system_reset"), "");
@@ -436,7 +474,7 @@ TEST_P(TrackerTest, TracksARealQemuAndLeavesItAnswering) {
 
 TEST(Tracker, AutomaticTakesAsyncHere) {
   Victim victim(64);
-  auto tracker = plant_tracker(victim.pid(), victim.ram(), TrackerKind::automatic, nullptr);
+  auto tracker = plant_tracker(victim.pid(), victim.ram(), -1, TrackerKind::automatic, nullptr);
   ASSERT_TRUE(tracker.ok()) << tracker.status().message();
   EXPECT_EQ((*tracker)->name(), "async (userfaultfd WP_ASYNC + PAGEMAP_SCAN)");
 }

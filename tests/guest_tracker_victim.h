@@ -93,6 +93,7 @@ class Victim {
 
   int pid() const { return pid_; }
   TrackedRange ram() const { return ram_; }
+  int file() const { return memory_fd_.get(); }
   uint64_t pages() const { return pages_; }
   std::byte* view() { return view_; }
   Desk& desk(int thread) { return control_->desks[static_cast<size_t>(thread)]; }

@@ -88,8 +88,9 @@ Status QemuGuest::start_tracking() {
   }
   checked_bytes_ = 0;
   REMUSD_TRY(open_save_pipe());
-  REMUSD_ASSIGN(tracker_, plant_tracker(machine_->process.pid(), machine_->ram.range, machine_->tracker,
-                                        [this](int fd) { return give_fd(fd); }));
+  REMUSD_ASSIGN(tracker_,
+                plant_tracker(machine_->process.pid(), machine_->ram.range, machine_->ram.file.get(),
+                              machine_->tracker, [this](int fd) { return give_fd(fd); }));
   tracker_name_ = tracker_->name();
   priority_ = PausePriority(pid());
   placement_ = Placement(pid());
@@ -132,7 +133,7 @@ Status QemuGuest::collect_dirty(PageSet* dirty) {
   REMUSD_TRY(tracker_->collect(dirty));
   if (!first_collect_) return {};
   // After the tracker was asked: a page that is populated later is in its next answer.
-  REMUSD_TRY(populated_pages(machine_->ram.file.get(), machine_->facts.memory_bytes, &populated_));
+  REMUSD_TRY(populated_pages(machine_->ram.file.get(), 0, machine_->facts.memory_bytes, &populated_));
   merge_pages(populated_, dirty);
   PageSet().swap(populated_);
   first_collect_ = false;

@@ -56,7 +56,7 @@ Status too_old(const char* facility, const char* release) {
 
 }  // namespace
 
-Result<std::unique_ptr<Tracker>> plant_tracker(int pid, TrackedRange ram, TrackerKind kind,
+Result<std::unique_ptr<Tracker>> plant_tracker(int pid, TrackedRange ram, int memory, TrackerKind kind,
                                                const std::function<Result<int>(int fd)>& give_fd) {
   const std::string pagemap_path = "/proc/" + std::to_string(pid) + "/pagemap";
   ScopedFd pagemap(::open(pagemap_path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -71,7 +71,7 @@ Result<std::unique_ptr<Tracker>> plant_tracker(int pid, TrackedRange ram, Tracke
   REMUSD_ASSIGN(ScopedFd uffd, fetch_userfaultfd(pid, give_fd));
   if (kind != TrackerKind::sync && scan) {
     REMUSD_ASSIGN(const bool async, uffd_handshake(uffd.get(), kAsyncFeatures));
-    if (async) return make_async_tracker(std::move(uffd), std::move(pagemap), ram);
+    if (async) return make_async_tracker(std::move(uffd), std::move(pagemap), ram, memory);
     if (kind == TrackerKind::async) return too_old("the async tracker (userfaultfd WP_ASYNC)", "6.7");
   }
   REMUSD_ASSIGN(const bool sync, uffd_handshake(uffd.get(), kSyncFeatures));

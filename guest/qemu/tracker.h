@@ -41,7 +41,8 @@ class Tracker {
   /// store that happens before collect() is called is in this result; one that races with it is in this or
   /// the next: none is lost, however the guest runs meanwhile. Writes that the kernel does for the process
   /// (read(), vhost in its address space) count as its stores; writes through another mapping of the memory,
-  /// ours for instance, do not. Pages that were never populated and not written are not reported.
+  /// ours for instance, do not. Pages that were never populated and not written are not reported; one that
+  /// is populated otherwise, by reading it or through another mapping, may be, once.
   ///
   /// Allocates only while *dirty has too little capacity. Fails with `unavailable` when the process has
   /// ended, `io` otherwise; after a failure *dirty is empty, the pages that were to be in it may be lost to
@@ -51,7 +52,7 @@ class Tracker {
   /// Takes `pages` as written, from now on: every collect() has them in its result without looking, and does
   /// not arm them, so that writing them costs the process nothing. Replaces what was assumed before; what is
   /// assumed no more is in the next result if it was written since it was last armed. For few ranges: each
-  /// cuts the next collect() in two.
+  /// cuts the next collect() in two. REQUIRES: collect() has reported them before.
   virtual void assume_written(const PageSet& pages) = 0;
 
   /// "async (userfaultfd WP_ASYNC + PAGEMAP_SCAN)" or "sync (userfaultfd write-protect faults)".
@@ -63,12 +64,15 @@ enum class TrackerKind { automatic, async, sync };
 /// Plants tracking of `ram` in process `pid`, which is stopped for well under a millisecond. `automatic`
 /// takes async where the kernel has it, else sync.
 ///
+/// `memory` is a descriptor of the memory file whose offset 0 is page 0: what it has no data of costs nothing
+/// to track. It must outlive the tracker; -1: not known.
+///
 /// `give_fd` may be null: it passes a descriptor into the process (QMP add-fd) and returns its number there;
 /// it is called with /dev/userfaultfd when the process may not call userfaultfd itself, while the process
 /// runs. The number stays the giver's to remove. Fails with `invalid` (range), `not_found` (no such process),
 /// `denied` (which right is missing), `unsupported` (which kernel is needed), `exists` (tracked already, by
 /// another remusd or by QEMU's own background snapshot).
-Result<std::unique_ptr<Tracker>> plant_tracker(int pid, TrackedRange ram, TrackerKind kind,
+Result<std::unique_ptr<Tracker>> plant_tracker(int pid, TrackedRange ram, int memory, TrackerKind kind,
                                                const std::function<Result<int>(int fd)>& give_fd);
 
 }  // namespace remusd::guest::qemu

@@ -4,16 +4,22 @@
 // their protection and restores it, page by page under the page-table lock and with the TLB flushed before it
 // returns: a store is either before that, then its page is reported and copied later, or it faults and is
 // reported next time.
+//
+// Memory that never held a page is not scanned, which would cost more than other memory: the memory file
+// tells when it holds one.
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <thread>
+#include <vector>
 
 #include "ckpt/crew.h"
 #include "guest/qemu/tracker_kinds.h"
 #include "guest/qemu/uffd.h"
+#include "guest/residue.h"
 
 namespace remusd::guest::qemu {
 namespace {
@@ -23,8 +29,10 @@ namespace {
 // the buffer was full last: the caller would scan that part twice and see pages again, out of order.
 constexpr size_t kRegionsPerScan = 512;
 
-// A scan costs some 0.35 ms/GiB. Large guests are scanned by several threads, each a part of so much at
-// least.
+// A page table's worth.
+constexpr uint64_t kRegionBytes = uint64_t{2} << 20;
+
+// A scan costs some 0.4 ms/GiB. Large guests are scanned by several threads, each so much at least.
 constexpr uint64_t kPartBytes = uint64_t{1} << 30;
 constexpr uint64_t kMaxParts = 4;
 
@@ -35,19 +43,14 @@ size_t parts_for(uint64_t bytes) {
 
 class AsyncTracker final : public Tracker {
  public:
-  AsyncTracker(ScopedFd uffd, ScopedFd pagemap, TrackedRange ram)
+  AsyncTracker(ScopedFd uffd, ScopedFd pagemap, TrackedRange ram, int memory)
       : uffd_(std::move(uffd)),
         pagemap_(std::move(pagemap)),
         ram_(ram),
+        memory_(memory),
+        touched_((ram.bytes + kRegionBytes - 1) / kRegionBytes, memory < 0),
         parts_(parts_for(ram.bytes)),
-        crew_(parts_.size() - 1, "scan") {
-    // Parts end at page tables (2 MiB), so that no two threads work on the same one.
-    const uint64_t step = ram.bytes / parts_.size() & ~((uint64_t{2} << 20) - 1);
-    for (size_t i = 0; i < parts_.size(); ++i) {
-      parts_[i].begin = ram.address + i * step;
-      parts_[i].end = i + 1 < parts_.size() ? parts_[i].begin + step : ram.address + ram.bytes;
-    }
-  }
+        crew_(parts_.size() - 1, "scan") {}
   ~AsyncTracker() override {
     if (registered_) uffd_unregister(uffd_.get(), ram_);
   }
@@ -55,19 +58,29 @@ class AsyncTracker final : public Tracker {
   Status plant() {
     REMUSD_TRY(uffd_register(uffd_.get(), ram_));
     registered_ = true;
-    return uffd_protect_all(uffd_.get(), ram_);
+    if (memory_ < 0) return uffd_protect_all(uffd_.get(), ram_);
+    PageSet populated;
+    REMUSD_TRY(guest::populated_pages(memory_, 0, ram_.bytes, &populated));
+    for (const PageRange& range : populated) touch(range);
+    for (size_t at = 0; at < touched_.size();) {
+      const size_t end = end_of_run(at, touched_.size());
+      if (touched_[at] != 0) REMUSD_TRY(uffd_protect_all(uffd_.get(), regions(at, end)));
+      at = end;
+    }
+    return {};
   }
 
   Status collect(PageSet* dirty) override {
     dirty->clear();
-    crew_.run(parts_.size(), [this](size_t i) { parts_[i].status = scan(&parts_[i]); });
+    const size_t parts = divide();
+    crew_.run(parts, [this](size_t i) { parts_[i].status = scan(&parts_[i]); });
     Status status;
-    for (Part& part : parts_) {
-      if (status.ok()) status = std::move(part.status);
-      for (const PageRange& range : part.dirty) append_pages(dirty, range.first, range.count);
+    for (size_t i = 0; i < parts; ++i) {
+      if (status.ok()) status = std::move(parts_[i].status);
+      for (const PageRange& range : parts_[i].dirty) append_pages(dirty, range.first, range.count);
     }
-    // An address space that is gone scans as empty, so look afterwards whether there was one.
-    if (status.ok() && !memory_lives(pagemap_.get(), ram_.address)) status = process_ended();
+    // An address space that is gone scans as empty or fails, so look afterwards whether there was one.
+    if (!memory_lives(pagemap_.get(), ram_.address)) status = process_ended();
     if (!status.ok()) dirty->clear();
     return status;
   }
@@ -78,25 +91,91 @@ class AsyncTracker final : public Tracker {
 
  private:
   struct Part {
-    uint64_t begin = 0, end = 0;
-    PageSet dirty;
+    size_t first = 0, end = 0;  // regions
+    size_t assumed = 0;         // the first that is not passed
+    PageSet dirty, fresh;
     Status status;
     std::array<PageRegion, kRegionsPerScan> regions{};
   };
 
-  /// What is assumed cuts the part in pieces.
+  TrackedRange regions(size_t first, size_t end) const {
+    const uint64_t begin = first * kRegionBytes;
+    return {ram_.address + begin, std::min(end * kRegionBytes, ram_.bytes) - begin};
+  }
+  /// Of regions alike from `first`, at most to `limit`.
+  size_t end_of_run(size_t first, size_t limit) const {
+    const auto begin = touched_.begin() + static_cast<ptrdiff_t>(first);
+    const auto end = touched_.begin() + static_cast<ptrdiff_t>(limit);
+    return limit - static_cast<size_t>(end - std::find(begin, end, touched_[first] == 0 ? 1 : 0));
+  }
+  void touch(const PageRange& pages) {
+    for (size_t at = pages.first * kPageSize / kRegionBytes;
+         at * kRegionBytes < (pages.first + pages.count) * kPageSize; ++at)
+      touched_[at] = 1;
+  }
+
+  /// Gives each part as much to scan; returns how many there are. They end where page tables do, so that no
+  /// two threads work on the same one.
+  size_t divide() {
+    const auto all = static_cast<uint64_t>(std::count(touched_.begin(), touched_.end(), 1));
+    const size_t parts = std::min(parts_for(all * kRegionBytes), parts_.size());
+    size_t at = 0;
+    uint64_t passed = 0;
+    for (size_t i = 0; i < parts; ++i) {
+      parts_[i].first = at;
+      while (at < touched_.size() && passed < all * (i + 1) / parts) passed += touched_[at++];
+      if (i + 1 == parts) at = touched_.size();
+      parts_[i].end = at;
+    }
+    return parts;
+  }
+
   Status scan(Part* part) {
     part->dirty.clear();
-    uint64_t at = part->begin;
-    for (const PageRange& range : assumed_) {
-      const uint64_t first = std::max(ram_.address + range.first * kPageSize, part->begin);
-      const uint64_t end = std::min(ram_.address + (range.first + range.count) * kPageSize, part->end);
-      if (first >= end) continue;
-      REMUSD_TRY(scan(part, at, first));
-      append_pages(&part->dirty, (first - ram_.address) / kPageSize, (end - first) / kPageSize);
+    part->assumed = 0;
+    for (size_t at = part->first; at < part->end;) {
+      const size_t end = end_of_run(at, part->end);
+      const bool touched = touched_[at] != 0;
+      REMUSD_TRY(touched ? scan(part, regions(at, end)) : look(part, at, end));
       at = end;
     }
-    return scan(part, at, part->end);
+    return {};
+  }
+
+  /// What the file holds in untouched regions was written, or read for the first time, which is taken for it.
+  /// Armed before it is looked at: what comes later is noticed like all else.
+  Status look(Part* part, size_t first, size_t end) {
+    while (first < end) {
+      const off_t data = ::lseek(memory_, static_cast<off_t>(first * kRegionBytes), SEEK_DATA);
+      if (data < 0 && errno != ENXIO) return Status::from_errno("look for data in the guest's RAM file");
+      if (data < 0 || static_cast<uint64_t>(data) / kRegionBytes >= end) return {};
+      first = static_cast<uint64_t>(data) / kRegionBytes;
+      const TrackedRange region = regions(first, first + 1);
+      REMUSD_TRY(uffd_protect_all(uffd_.get(), region));
+      const uint64_t begin = region.address - ram_.address;
+      REMUSD_TRY(guest::populated_pages(memory_, begin, begin + region.bytes, &part->fresh));
+      for (const PageRange& range : part->fresh) append_pages(&part->dirty, range.first, range.count);
+      touched_[first++] = 1;
+    }
+    return {};
+  }
+
+  /// What is assumed cuts the range in pieces.
+  Status scan(Part* part, TrackedRange touched) {
+    uint64_t at = touched.address;
+    const uint64_t last = touched.address + touched.bytes;
+    for (; part->assumed < assumed_.size(); ++part->assumed) {
+      const TrackedRange range = bytes_of(assumed_[part->assumed], ram_);
+      const uint64_t first = std::max(range.address, at), end = std::min(range.address + range.bytes, last);
+      if (range.address >= last) break;
+      if (first < end) {
+        REMUSD_TRY(scan(part, at, first));
+        append_pages(&part->dirty, (first - ram_.address) / kPageSize, (end - first) / kPageSize);
+        at = end;
+      }
+      if (range.address + range.bytes > last) break;  // It goes on in the next range.
+    }
+    return scan(part, at, last);
   }
 
   Status scan(Part* part, uint64_t begin, uint64_t end) {
@@ -114,11 +193,8 @@ class AsyncTracker final : public Tracker {
       order.start = at;
       order.walk_end = at;
       const int found = ::ioctl(pagemap_.get(), kPagemapScan, &order);
-      if (found < 0) {
-        // Only a fatal signal interrupts it. EPERM: part of the range is not the mapping that was registered.
-        if (errno == ESRCH || !memory_lives(pagemap_.get(), ram_.address)) return process_ended();
-        return Status::from_errno("scan dirty pages");
-      }
+      // Only a fatal signal interrupts it. EPERM: part of the range is not the mapping that was registered.
+      if (found < 0) return Status::from_errno("scan dirty pages");
       for (int i = 0; i < found; ++i) {
         const PageRegion& region = part->regions[static_cast<size_t>(i)];
         append_pages(&part->dirty, (region.start - ram_.address) / kPageSize,
@@ -132,7 +208,9 @@ class AsyncTracker final : public Tracker {
   const ScopedFd uffd_;
   const ScopedFd pagemap_;
   const TrackedRange ram_;
+  const int memory_;
   bool registered_ = false;
+  std::vector<uint8_t> touched_;  // regions
   PageSet assumed_;
   std::vector<Part> parts_;
   Crew crew_;
@@ -150,8 +228,9 @@ bool has_pagemap_scan(int pagemap, uint64_t address) {
   return ::ioctl(pagemap, kPagemapScan, &order) >= 0;
 }
 
-Result<std::unique_ptr<Tracker>> make_async_tracker(ScopedFd uffd, ScopedFd pagemap, TrackedRange ram) {
-  auto tracker = std::make_unique<AsyncTracker>(std::move(uffd), std::move(pagemap), ram);
+Result<std::unique_ptr<Tracker>> make_async_tracker(ScopedFd uffd, ScopedFd pagemap, TrackedRange ram,
+                                                    int memory) {
+  auto tracker = std::make_unique<AsyncTracker>(std::move(uffd), std::move(pagemap), ram, memory);
   REMUSD_TRY(tracker->plant());
   return std::unique_ptr<Tracker>(std::move(tracker));
 }

@@ -14,7 +14,9 @@ namespace remusd::guest::qemu {
 /// Whether the kernel has PAGEMAP_SCAN, tried on one page without changing anything.
 bool has_pagemap_scan(int pagemap, uint64_t address);
 
-Result<std::unique_ptr<Tracker>> make_async_tracker(ScopedFd uffd, ScopedFd pagemap, TrackedRange ram);
+/// `memory` as in plant_tracker().
+Result<std::unique_ptr<Tracker>> make_async_tracker(ScopedFd uffd, ScopedFd pagemap, TrackedRange ram,
+                                                    int memory);
 Result<std::unique_ptr<Tracker>> make_sync_tracker(ScopedFd uffd, ScopedFd pagemap, TrackedRange ram);
 
 inline Status process_ended() {
