@@ -67,8 +67,8 @@ class Guest {
   /// after this returns: a page that is written meanwhile is reported again by the next call.
   virtual Status collect_dirty(PageSet* dirty) = 0;
   /// These pages are written all the time: until this or start_tracking() is called again, collect_dirty()
-  /// has them in each result, written or not, which spares the guest what noticing costs. REQUIRES: it has had
-  /// them in one before.
+  /// has them in each result, written or not, which spares the guest what noticing costs. REQUIRES: it has
+  /// had them in one before.
   virtual void assume_written(const PageSet& pages) = 0;
 
   /// Stops all vCPUs; when it returns no instruction of the guest runs and no device writes its memory. Sets
