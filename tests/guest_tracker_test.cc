@@ -223,9 +223,11 @@ TEST_P(TrackerTest, PagesWrittenAfterBeingDiscardedAreReported) {
 // The contract itself: an observer that copies only collected pages has, whenever the writers rest, exactly
 // the memory. Collections run against four writers all the time.
 // A collection comes every `stores_between` stores at the soonest: few, and it meets faults on their way.
-void observe(Victim& victim, Tracker& tracker, int rests, int collections_per_rest, uint64_t stores_between) {
+// `copy` goes on from one call to the next: what was written before it is not collected again.
+void observe(Victim& victim, Tracker& tracker, std::vector<std::byte>& copy, int rests,
+             int collections_per_rest, uint64_t stores_between) {
   PageSet dirty;
-  std::vector<std::byte> copy(victim.ram().bytes);
+  copy.resize(victim.ram().bytes);
   const auto collect_and_copy = [&] {
     const Status status = tracker.collect(&dirty);
     ASSERT_TRUE(status.ok()) << status.message();
@@ -271,15 +273,17 @@ TEST_P(TrackerTest, LosesNoStoreOfFourRunningWritersInLittleMemory) {
   Victim victim(64);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
-  observe(victim, *tracker, 50, 20, 1000);
-  observe(victim, *tracker, 50, 200, 1);
+  std::vector<std::byte> copy;
+  ASSERT_NO_FATAL_FAILURE(observe(victim, *tracker, copy, 50, 20, 1000));
+  observe(victim, *tracker, copy, 50, 200, 1);
 }
 
 TEST_P(TrackerTest, LosesNoStoreOfFourRunningWritersInMuchMemory) {
   Victim victim(8192);
   auto tracker = plant(victim);
   ASSERT_NE(tracker, nullptr);
-  observe(victim, *tracker, 15, 8, 100);
+  std::vector<std::byte> copy;
+  observe(victim, *tracker, copy, 15, 8, 100);
 }
 
 TEST_P(TrackerTest, CanBePlantedInARunningProcessAndTakesAllStoresFromThenOn) {
