@@ -29,6 +29,16 @@ def from_google_benchmark(text):
     return found, each
 
 
+def scan_ms_per_gib(text):
+    """From guest_bench: {"memory/touched GiB": ms for each GiB of memory}, with some pages dirty."""
+    found = {}
+    for one in json.loads(text).get("benchmarks", []):
+        name = re.match(r"scan/memory_gib:(\d+)/touched_gib:(\d+)/dirty:[1-9]", one["name"])
+        if name and one.get("run_type", "iteration") == "iteration" and one.get("s_per_gib"):
+            found["/".join(name.groups())] = 1e3 * one["s_per_gib"]
+    return found
+
+
 def last_json_line(text):
     lines = text.strip().splitlines()
     return json.loads(lines[-1]) if lines else {}
@@ -81,6 +91,12 @@ def measure(build, tell):
         result["ckpt_bench_gb_s"] = each
     else:
         notes.append("ckpt_bench is not built")
+    text = output_of(os.path.join(folder, "guest_bench"), "--benchmark_format=json",
+                     "--benchmark_min_time=0.1")
+    if text is not None:
+        result["scan_ms_per_gib"] = scan_ms_per_gib(text)
+    else:
+        notes.append("guest_bench is not built, or may not track: the scan is not measured")
     text = output_of(os.path.join(folder, "engine_bench"))
     if text is not None:
         result.update(last_json_line(text))

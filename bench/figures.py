@@ -152,6 +152,7 @@ def complete(result, note=NOT_RUN):
     engine = result.setdefault("engine", {})
     for field in ("sim_epochs_per_s", "delta_encode_gb_s", "lz4_gb_s", "memcpy_gb_s", "tls_commit_ratio"):
         engine.setdefault(field, None)
+    engine.setdefault("scan_ms_per_gib", {})
     failover = result.setdefault("failover", {})
     for field in ("promote_ms", "failover_ms"):
         failover.setdefault(field, None)
@@ -208,6 +209,11 @@ def wanted(result):
     at_most("wire, of raw dirty bytes, kv: <= 0.15", at(result, "remusd.kv.wire_ratio"), 0.15)
     at_most("wire, of raw dirty bytes, incompressible: <= 1.02",
             at(result, "remusd.incompressible.wire_ratio"), 1.02)
+    speed, by_lz4 = at(result, "engine.delta_encode_gb_s"), at(result, "engine.lz4_gb_s")
+    at_least("delta encoding of sparsely changed pages, GB/s: >= 4", speed, 4)
+    at_least("... of lz4's speed on the same pages: >= 3", ratio(speed, by_lz4), 3)
+    at_least("the engine without a hypervisor, epochs of 100 pages and more a second: >= 2500",
+             at(result, "engine.sim_epochs_per_s"), 2500)
     at_most("commit p50 with TLS between the hosts, of plain text: <= 1.15",
             at(result, "engine.tls_commit_ratio"), 1.15)
     at_most("promotion, ms: <= 10", at(result, "failover.promote_ms"), 10)
@@ -217,6 +223,11 @@ def wanted(result):
     at_most("... while one of them dirties heavily, the others' worst, ms: <= 50",
             at(result, "many.worst_interval_p99_beside_heavy_ms"), 50)
     at_least("4 GiB guest, 1 GiB touched: failovers survived: >= 1", at(result, "large.survived"), 1)
+    at_most("... its scan on one thread, ms a GiB of its memory: <= 0.4", at(result, "large.scan_ms_per_gib"),
+            0.4)
+    scans = at(result, "engine.scan_ms_per_gib") or {}
+    at_most("scan alone on one thread, 4 GiB, 1 GiB touched, ms a GiB: <= 0.4", scans.get("4/1"), 0.4)
+    at_most("... 1 GiB, all of it touched, ms a GiB: <= 0.4", scans.get("1/1"), 0.4)
     return lines
 
 

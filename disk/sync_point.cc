@@ -135,7 +135,7 @@ void SyncPoint::failed(const Change& change) {
 void SyncPoint::begin_session(const ckpt::SessionId& session, bool turns) {
   map_->begin_session();
   const Lock lock(mutex_);
-  session_.emplace();
+  session_ = Session{};
   session_->id = session;
   session_->turns = turns;
 }

@@ -1,9 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "primary/capture.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "ckpt/fail_point.h"
 #include "ckpt/thread.h"
 
@@ -15,11 +12,6 @@ constexpr Duration kInputPatience = std::chrono::milliseconds(5), kInputLook = s
 constexpr Duration kStopLook = std::chrono::milliseconds(20);  // whether protection is to end, in a wait
 constexpr size_t kSyncBacklogChunks = 2;  // a pass is over when no more than these wait to be shipped
 
-bool is_zero(const std::byte* page) {
-  static constexpr std::byte kZero[kPageSize] = {};
-  return std::memcmp(page, kZero, kPageSize) == 0;
-}
-
 Status check_blob(const std::string& what, size_t bytes) {
   if (bytes <= ckpt::kMaxBlobBytes) return Status::ok_status();
   return Status(Code::exhausted, "the guest's " + what + " of " + std::to_string(bytes) +
@@ -29,7 +21,12 @@ Status check_blob(const std::string& what, size_t bytes) {
 }  // namespace
 
 Capture::Capture(guest::Guest& guest, netbuf::NetBuffer& net, Staging& staging, const CaptureOptions& options)
-    : guest_(guest), net_(net), staging_(staging), options_(options), pacer_(options.pace) {
+    : guest_(guest),
+      net_(net),
+      staging_(staging),
+      options_(options),
+      pacer_(options.pace),
+      page_copier_(guest, staging) {
   dirty_.reserve(kDirtyReserve);
   precopied_.reserve(kDirtyReserve);
   if (options.pace.latency_target > Duration::zero())
@@ -148,9 +145,7 @@ void Capture::run() {
   if (!unwinding_ && guest_goes_on()) finish(Ending::guest_error, status);
   // Best effort: an unknown or dead guest has no tracking worth removing.
   if (!outcome_.standing) (void)guest_.stop_tracking();
-  for (Chunk** chunk : {&chunk_, &kept_}) {
-    if (*chunk != nullptr) staging_.recycle(std::exchange(*chunk, nullptr));
-  }
+  page_copier_.abandon();
   staging_.put({Item::Kind::stopped});
 }
 
@@ -187,11 +182,12 @@ Status Capture::sync_memory() {
     // The standby's memory begins as zeros, but for what it told: only the first pass may skip a page that is
     // zero, or what was told.
     const bool against = seed != nullptr && seed->pages() > 0;
-    if (!(against ? copy_against(*seed, &waited, &copied) : copy(dirty_, 1, round == 1, &waited, &copied)))
+    if (!(against ? page_copier_.copy_against(*seed, dirty_, &waited, &copied)
+                  : page_copier_.copy(dirty_, 1, round == 1, &waited, &copied)))
       return stopped();
     seed.reset();
     sync_total_pages_ -= pages - copied;
-    flush(true);
+    page_copier_.flush(true);
     if (!staging_.wait_drained(kSyncBacklogChunks)) return stopped();
     if (pages < options_.sync_threshold_pages) break;
     if (!guest_goes_on()) return stopped();
@@ -243,10 +239,7 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
   EpochSample& sample = slot->sample;
   sample.epoch = number;
   Status status = precopy_.wanted() ? precopy(number, &sample, &waited) : Status();
-  if (status.ok() && chunk_ == nullptr) {
-    chunk_ = staging_.acquire_chunk(&waited);
-    if (chunk_ == nullptr) status = stopped();
-  }
+  if (status.ok() && !page_copier_.make_ready(&waited)) status = stopped();
   if (!status.ok()) {
     staging_.recycle(slot);
     return status;
@@ -272,7 +265,7 @@ Status Capture::epoch(uint64_t number, EpochReason reason) {
   }
   pacer_.paused(slot->began, slot->began + sample.pause, sample.dirty_pages + sample.precopy_pages);
   if (options_.precopy) precopy_.note(sample.precopy_pages, sample.dirty_pages);
-  flush(false);
+  page_copier_.flush(false);
   staging_.put({Item::Kind::sealed, nullptr, slot});
   hot_.note(dirty_);
   guest_.assume_written(hot_.taken());
@@ -301,7 +294,7 @@ Status Capture::last_epoch(uint64_t number) {
   if (halted) status = standing_part(number, slot, disks);
   if (status.ok()) {
     outcome_.standing = slot->began;
-    flush(false);
+    page_copier_.flush(false);
     staging_.put({Item::Kind::sealed, nullptr, slot});
     return stopped();
   }
@@ -320,7 +313,7 @@ Status Capture::standing_part(uint64_t number, EpochSlot* slot, const DisksInPau
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
   const Time scanned = Clock::now();
   bool waited = false;
-  if (!copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
+  if (!page_copier_.copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
   const Time ended = Clock::now();
   REMUSD_TRY(take_device_state(slot));
   sample.epoch = number;
@@ -337,8 +330,8 @@ Status Capture::standing_part(uint64_t number, EpochSlot* slot, const DisksInPau
 Status Capture::precopy(uint64_t number, EpochSample* sample, bool* waited) {
   REMUSD_TRY(guest_.collect_dirty(&dirty_));
   subtract_pages(dirty_, hot_.taken(), &precopied_);  // Hot pages will be written again.
-  if (!copy(precopied_, number, false, waited, &sample->precopy_pages)) return stopped();
-  flush(true);
+  if (!page_copier_.copy(precopied_, number, false, waited, &sample->precopy_pages)) return stopped();
+  page_copier_.flush(true);
   return Status::ok_status();
 }
 
@@ -357,7 +350,7 @@ Status Capture::paused_part(uint64_t number, EpochSlot* slot, bool* paused) {
   REMUSD_TRY(fail_point_error("primary.scanned"));
   const Time scanned = Clock::now();
   bool waited = false;
-  if (!copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
+  if (!page_copier_.copy(dirty_, number, false, &waited, &sample.dirty_pages)) return stopped();
   fail_point("primary.copied");
   const Time copied = Clock::now();
   REMUSD_TRY(guest_.resume());
@@ -383,107 +376,6 @@ Status Capture::take_device_state(EpochSlot* slot) {
   slot->device.assign(device.begin(), device.end());
   slot->sample.device_bytes = device.size();
   return fail_point_error("primary.saved");
-}
-
-/// Copies `pages` into chunks; full ones go to the ship thread at once. False when staging was stopped.
-bool Capture::copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* waited, uint64_t* copied) {
-  const std::span<const std::byte> memory = guest_.memory();
-  const uint64_t memory_pages = memory.size() / kPageSize;
-  for (PageRange range : pages) {
-    REMUSD_ASSERT(range.first < memory_pages && range.count <= memory_pages - range.first,
-                  "a dirty page lies within the guest's memory");
-    while (range.count > 0) {
-      const std::byte* from = memory.data() + range.first * kPageSize;
-      if (skip_zero && is_zero(from)) {
-        ++range.first;
-        --range.count;
-        continue;
-      }
-      if (chunk_ == nullptr) chunk_ = staging_.acquire_chunk(waited);
-      if (chunk_ == nullptr) return false;
-      chunk_->epoch = epoch;
-      const uint64_t room = kChunkPages - chunk_->pages;
-      const uint64_t count = skip_zero ? 1 : std::min(range.count, room);
-      std::memcpy(chunk_->data.data() + chunk_->pages * kPageSize, from, count * kPageSize);
-      for (uint64_t i = 0; i < count; ++i) chunk_->numbers[chunk_->pages + i] = range.first + i;
-      chunk_->pages += static_cast<uint32_t>(count);
-      *copied += count;
-      range.first += count;
-      range.count -= count;
-      if (chunk_->pages == kChunkPages) flush(true);
-    }
-  }
-  return true;
-}
-
-/// The first pass over what is dirty here or told there, when the standby begins with an image. A page that
-/// is written while it is looked at is dirty again in the next pass, which sends it whatever was told.
-bool Capture::copy_against(const SeedMap& seed, bool* waited, uint64_t* copied) {
-  const std::span<const std::byte> memory = guest_.memory();
-  const uint64_t memory_pages = memory.size() / kPageSize;
-  auto range = dirty_.begin();
-  for (uint64_t page = 0; page < memory_pages; ++page) {
-    while (range != dirty_.end() && page >= range->first + range->count) ++range;
-    const bool dirty = range != dirty_.end() && page >= range->first;
-    const bool told = seed.has(page);
-    if (!dirty && !told) continue;
-    const std::byte* from = memory.data() + page * kPageSize;
-    if (dirty && told) {
-      const ckpt::PageDigest here = ckpt::digest_of(seed.key(), {from, kPageSize});
-      if (here == seed.digest(page)) {
-        if (!keep(page, here, seed, waited)) return false;
-        ++*copied;
-        continue;
-      }
-    }
-    if (dirty && !told && is_zero(from)) continue;
-    if (chunk_ == nullptr) chunk_ = staging_.acquire_chunk(waited);
-    if (chunk_ == nullptr) return false;
-    chunk_->epoch = 1;
-    std::byte* to = chunk_->data.data() + chunk_->pages * kPageSize;
-    if (dirty) {
-      std::memcpy(to, from, kPageSize);
-    } else {
-      std::memset(to, 0, kPageSize);  // Nobody wrote it: looking at it would make the guest's memory larger.
-    }
-    chunk_->numbers[chunk_->pages++] = page;
-    ++*copied;
-    if (chunk_->pages == kChunkPages) flush(true);
-  }
-  flush_kept(seed);
-  return true;
-}
-
-/// `digest`: of the page as it is here, which the backup compares with its own.
-bool Capture::keep(uint64_t page, const ckpt::PageDigest& digest, const SeedMap& seed, bool* waited) {
-  if (kept_ == nullptr) kept_ = staging_.acquire_chunk(waited);
-  if (kept_ == nullptr) return false;
-  kept_->epoch = 1;
-  const std::span<uint64_t> numbers = kept_->numbers;
-  const size_t end = 2 * size_t{kept_->runs};
-  if (end > 0 && numbers[end - 2] + numbers[end - 1] == page) {
-    ++numbers[end - 1];
-  } else {
-    numbers[end] = page;
-    numbers[end + 1] = 1;
-    ++kept_->runs;
-  }
-  std::memcpy(kept_->data.data() + kept_->pages * sizeof(ckpt::PageDigest), &digest, sizeof digest);
-  ++kept_->pages;
-  ++matched_pages_;
-  if (kept_->pages == ckpt::kMaxSeedPages || 2 * kept_->runs == kChunkPages) flush_kept(seed);
-  return true;
-}
-
-void Capture::flush_kept(const SeedMap& seed) {
-  if (kept_ == nullptr) return;
-  kept_->digest = ckpt::digest_of(seed.key(), kept_->data.first(kept_->pages * sizeof(ckpt::PageDigest)));
-  staging_.put({Item::Kind::chunk, std::exchange(kept_, nullptr)});
-}
-
-void Capture::flush(bool wake) {
-  if (chunk_ == nullptr || chunk_->pages == 0) return;
-  staging_.put({Item::Kind::chunk, std::exchange(chunk_, nullptr)}, wake);
 }
 
 /// Looks at what the guest did by itself. False when protection must end.

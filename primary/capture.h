@@ -27,6 +27,7 @@
 #include "primary/disks_in_pause.h"
 #include "primary/hot_pages.h"
 #include "primary/pacer.h"
+#include "primary/page_copier.h"
 #include "primary/precopy.h"
 #include "primary/seed_map.h"
 #include "primary/staging.h"
@@ -81,7 +82,7 @@ class Capture {
   void acknowledged(Duration commit);
   uint64_t sync_total_pages() const { return sync_total_pages_; }
   /// Pages that the backup has already, as far as the first pass has come.
-  uint64_t matched_pages() const { return matched_pages_; }
+  uint64_t matched_pages() const { return page_copier_.matched_pages(); }
   std::string tracker_name() const;
 
  private:
@@ -101,11 +102,6 @@ class Capture {
   /// The pause itself; *paused tells whether the guest still stands when it fails.
   Status paused_part(uint64_t number, EpochSlot* slot, bool* paused);
   Status take_device_state(EpochSlot* slot);
-  bool copy(const PageSet& pages, uint64_t epoch, bool skip_zero, bool* waited, uint64_t* copied);
-  bool copy_against(const SeedMap& seed, bool* waited, uint64_t* copied);
-  bool keep(uint64_t page, const ckpt::PageDigest& digest, const SeedMap& seed, bool* waited);
-  void flush(bool wake);
-  void flush_kept(const SeedMap& seed);
   std::optional<EpochReason> wait_due(uint64_t number);
   void on_output(uint64_t epoch);
   bool stop_asked();
@@ -124,14 +120,13 @@ class Capture {
   HotPages hot_;
   Time began_{};  // the last pause
   PageSet dirty_, precopied_;
-  Chunk* chunk_ = nullptr;  // being filled
-  Chunk* kept_ = nullptr;   // being filled with pages that the backup has
+  PageCopier page_copier_;
   bool base_wanted_ = true;
   bool unwinding_ = false;       // stopped() was returned
   std::vector<std::byte> base_;  // goes with the next epoch
   Outcome outcome_;
 
-  std::atomic<uint64_t> sync_total_pages_{0}, matched_pages_{0};
+  std::atomic<uint64_t> sync_total_pages_{0};
   std::atomic<int64_t> commit_ns_{0};  // how long a commit takes at present
   mutable std::mutex mutex_;
   std::condition_variable wake_;

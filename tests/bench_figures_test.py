@@ -202,6 +202,13 @@ class Protocols(unittest.TestCase):
         self.assertEqual(found, {"lz4_gb_s": 2.0, "delta_encode_gb_s": 5.0})
         self.assertEqual(len(each), 3)
 
+    def test_scans_are_found_by_what_is_touched(self):
+        text = """{"benchmarks": [
+          {"name": "scan/memory_gib:4/touched_gib:1/dirty:0/manual_time", "s_per_gib": 1e-4},
+          {"name": "scan/memory_gib:4/touched_gib:1/dirty:200/manual_time", "s_per_gib": 2e-4},
+          {"name": "copy/dirty:200", "bytes_per_second": 1e9}]}"""
+        self.assertEqual(engine.scan_ms_per_gib(text), {"4/1": 0.2})
+
 
 if __name__ == "__main__":
     unittest.main()
