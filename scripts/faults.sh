@@ -21,6 +21,7 @@ need_root
 prepare_world tests/faults/run.py "$@"
 if [ -z "${REMUSD_FAULTS_BUILD:-}" ]; then
   step "Building with fail points"
+  install_packages sanitize
   configure asan
   build asan remusd
 fi

@@ -27,7 +27,7 @@ done
 [ "${#targets[@]}" -gt 0 ] || targets=(fuzz)
 
 step "Installing what is missing"
-install_packages build run fuzz
+install_packages build run sanitize
 step "Building"
 configure fuzz
 build fuzz "${targets[@]}"

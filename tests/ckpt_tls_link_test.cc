@@ -150,7 +150,7 @@ TEST_F(TlsLinkTest, AFullQueueRefusesAndNeverGrows) {
       std::vector<Received> frames;
       EXPECT_TRUE(serve(*far, &frames, [&] { return frames.size() == queued; }).ok());
     });
-    EXPECT_TRUE(serve(*near, nullptr, [&] { return near->drained(); }).ok());
+    EXPECT_TRUE(serve(*near, nullptr, [&near = near] { return near->drained(); }).ok());
     reader.join();
     EXPECT_EQ(near->send_space(), 1u << 20);
   }

@@ -22,7 +22,7 @@
 
 namespace remusd::disk {
 
-using Bytes = std::vector<std::byte>;
+using ckpt::Bytes;
 
 inline Bytes filled(size_t size, unsigned value) {
   return Bytes(size, std::byte(value));
