@@ -1,7 +1,6 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// Copies of the guest's pages for the ship thread. They gather in chunks, of which full ones go there at
-// once.
+// Copies of the guest's pages for the ship thread, which gets each chunk of them as soon as it is full.
 #pragma once
 
 #include <atomic>
@@ -14,8 +13,9 @@
 
 namespace remusd::primary {
 
-/// Epoch thread, but for matched_pages(). Calls return false when staging was stopped; *waited as in
-/// Staging::acquire_chunk(); *copied is added to.
+/// Epoch thread, but for matched_pages(). Guest and staging outlive it; chunks are staging's, borrowed while
+/// they are filled. Calls return false when staging was stopped; *waited as in Staging::acquire_chunk();
+/// *copied (pages) is added to.
 class PageCopier {
  public:
   PageCopier(guest::Guest& guest, Staging& staging) : guest_(guest), staging_(staging) {}
@@ -30,7 +30,7 @@ class PageCopier {
   bool copy_against(const SeedMap& seed, const PageSet& dirty_pages, bool* waited, uint64_t* copied);
   /// Hands over what is in the last chunk. `wake`: the ship thread is to look at once.
   void flush(bool wake);
-  /// Forgets it.
+  /// Gives chunks that were begun back to staging, unsent.
   void abandon();
 
   /// Pages that the backup has already, as far as copy_against() has come. From any thread.

@@ -29,7 +29,7 @@ namespace {
 // the buffer was full last: the caller would scan that part twice and see pages again, out of order.
 constexpr size_t kRegionsPerScan = 512;
 
-// A page table's worth.
+// Of the memory file. As much as a page table has, though QEMU's mapping need not begin where one does.
 constexpr uint64_t kRegionBytes = uint64_t{2} << 20;
 
 // A scan costs some 0.4 ms/GiB. Large guests are scanned by several threads, each so much at least.
@@ -114,8 +114,8 @@ class AsyncTracker final : public Tracker {
       touched_[at] = 1;
   }
 
-  /// Gives each part as much to scan; returns how many there are. They end where page tables do, so that no
-  /// two threads work on the same one.
+  /// Gives each part as much to scan; returns how many there are. Where two parts meet they share a page
+  /// table at most, whose lock the kernel takes.
   size_t divide() {
     const auto all = static_cast<uint64_t>(std::count(touched_.begin(), touched_.end(), 1));
     const size_t parts = std::min(parts_for(all * kRegionBytes), parts_.size());
