@@ -3,7 +3,8 @@
 // The kernel resolves write-protect faults itself (WP_ASYNC) and PAGEMAP_SCAN returns the pages that lost
 // their protection and restores it, page by page under the page-table lock and with the TLB flushed before it
 // returns: a store is either before that, then its page is reported and copied later, or it faults and is
-// reported next time.
+// reported next time. Where to ask for that is found out beforehand by a scan that restores nothing: a page
+// that is written after it, elsewhere, has no protection still and is found the next time.
 //
 // Memory that never held a page is not scanned, which would cost more than other memory: the memory file
 // tells when it holds one.
@@ -14,6 +15,7 @@
 #include <array>
 #include <cerrno>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "ckpt/crew.h"
@@ -73,7 +75,7 @@ class AsyncTracker final : public Tracker {
   Status collect(PageSet* dirty) override {
     dirty->clear();
     const size_t parts = divide();
-    crew_.run(parts, [this](size_t i) { parts_[i].status = scan(&parts_[i]); });
+    crew_.run(parts, [this](size_t i) { parts_[i].status = take(&parts_[i]); });
     Status status;
     for (size_t i = 0; i < parts; ++i) {
       if (status.ok()) status = std::move(parts_[i].status);
@@ -91,9 +93,9 @@ class AsyncTracker final : public Tracker {
 
  private:
   struct Part {
-    size_t first = 0, end = 0;  // regions
-    size_t assumed = 0;         // the first that is not passed
-    PageSet dirty, fresh;
+    size_t first = 0, end = 0;      // regions
+    size_t assumed = 0, armed = 0;  // the first that is not passed, of assumed_ and of `found`
+    PageSet found, dirty, fresh;
     Status status;
     std::array<PageRegion, kRegionsPerScan> regions{};
   };
@@ -130,14 +132,22 @@ class AsyncTracker final : public Tracker {
     return parts;
   }
 
-  Status scan(Part* part) {
+  /// Looks first, and then arms what it found. Each page table in which a page is armed costs a flush of
+  /// translations on all processors where the process runs, and waiting for them. In a pause QEMU soon runs
+  /// on none: it waits for us to copy what this returns. To look takes long enough for most of that.
+  Status take(Part* part) {
+    part->found.clear();
     part->dirty.clear();
-    part->assumed = 0;
-    for (size_t at = part->first; at < part->end;) {
-      const size_t end = end_of_run(at, part->end);
-      const bool touched = touched_[at] != 0;
-      REMUSD_TRY(touched ? scan(part, regions(at, end)) : look(part, at, end));
-      at = end;
+    part->assumed = part->armed = 0;
+    for (size_t at = part->first, end = at; at < part->end; at = end) {
+      end = end_of_run(at, part->end);
+      const TrackedRange range = regions(at, end);
+      if (touched_[at] != 0)
+        REMUSD_TRY(scan(part, 0, range.address, range.address + range.bytes, &part->found));
+    }
+    for (size_t at = part->first, end = at; at < part->end; at = end) {
+      end = end_of_run(at, part->end);
+      REMUSD_TRY(touched_[at] != 0 ? arm(part, regions(at, end)) : look(part, at, end));
     }
     return {};
   }
@@ -160,8 +170,8 @@ class AsyncTracker final : public Tracker {
     return {};
   }
 
-  /// What is assumed cuts the range in pieces.
-  Status scan(Part* part, TrackedRange touched) {
+  /// What is assumed is not armed.
+  Status arm(Part* part, TrackedRange touched) {
     uint64_t at = touched.address;
     const uint64_t last = touched.address + touched.bytes;
     for (; part->assumed < assumed_.size(); ++part->assumed) {
@@ -169,19 +179,37 @@ class AsyncTracker final : public Tracker {
       const uint64_t first = std::max(range.address, at), end = std::min(range.address + range.bytes, last);
       if (range.address >= last) break;
       if (first < end) {
-        REMUSD_TRY(scan(part, at, first));
+        REMUSD_TRY(arm(part, at, first));
         append_pages(&part->dirty, (first - ram_.address) / kPageSize, (end - first) / kPageSize);
         at = end;
       }
       if (range.address + range.bytes > last) break;  // It goes on in the next range.
     }
-    return scan(part, at, last);
+    return arm(part, at, last);
   }
 
-  Status scan(Part* part, uint64_t begin, uint64_t end) {
+  /// What was found in the range, and was or is written between: that costs less than another call.
+  Status arm(Part* part, uint64_t begin, uint64_t end) {
+    uint64_t from = begin, to = begin;
+    for (; part->armed < part->found.size(); ++part->armed) {
+      const TrackedRange range = bytes_of(part->found[part->armed], ram_);
+      const uint64_t first = std::max(range.address, begin), last = range.address + range.bytes;
+      if (range.address >= end) break;
+      if (first < last) {
+        if (from < to && first - to >= kRegionBytes)
+          REMUSD_TRY(scan(part, kScanWpMatching, std::exchange(from, first), to, &part->dirty));
+        if (from == to) from = first;
+        to = std::min(last, end);
+      }
+      if (last > end) break;  // It goes on behind what is assumed.
+    }
+    return from < to ? scan(part, kScanWpMatching, from, to, &part->dirty) : Status();
+  }
+
+  Status scan(Part* part, uint64_t flags, uint64_t begin, uint64_t end, PageSet* written) {
     PageScan order{};
     order.size = sizeof order;
-    order.flags = kScanWpMatching | kScanCheckWpAsync;
+    order.flags = flags | kScanCheckWpAsync;
     order.end = end;
     order.vec = reinterpret_cast<uint64_t>(part->regions.data());
     order.vec_len = part->regions.size();
@@ -197,7 +225,7 @@ class AsyncTracker final : public Tracker {
       if (found < 0) return Status::from_errno("scan dirty pages");
       for (int i = 0; i < found; ++i) {
         const PageRegion& region = part->regions[static_cast<size_t>(i)];
-        append_pages(&part->dirty, (region.start - ram_.address) / kPageSize,
+        append_pages(written, (region.start - ram_.address) / kPageSize,
                      (region.end - region.start) / kPageSize);
       }
       REMUSD_ASSERT(order.walk_end > at && order.walk_end <= order.end, "PAGEMAP_SCAN makes progress");
