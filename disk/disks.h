@@ -67,6 +67,8 @@ class Disks {
   Tap& tap() { return tap_; }
   const Tap& tap() const { return tap_; }
   DiskCounters counters(size_t disk) const { return server_->counters(disk); }
+  /// The number of the thread that serves the hypervisor.
+  int server_thread() const { return server_->thread(); }
   /// The hypervisor is connected to every disk. After a daemon's restart it comes back after some seconds,
   /// and cannot be stopped before that.
   bool connected() const;

@@ -67,6 +67,7 @@ class Server::Loop final : public Connection::Owner {
   void doubt() { dispatcher_.doubt(); }
   bool drain(Time deadline) { return dispatcher_.drain(deadline); }
   DiskCounters counters(size_t disk) const;
+  int thread_id() const { return thread_id_; }
 
  private:
   /// What requests of one kind may take, and the connections whose next request found too little.
@@ -138,6 +139,7 @@ class Server::Loop final : public Connection::Owner {
   Room* letting_in_ = nullptr;  // the one whose first in line is being served
 
   std::atomic<bool> retry_ = false, stop_ = false;
+  int thread_id_ = 0;  // since it has started
   std::thread thread_;
 };
 
@@ -188,6 +190,7 @@ DiskCounters Server::Loop::counters(size_t disk) const {
 // ---- The thread
 
 void Server::Loop::run(std::promise<Status>* started) {
+  thread_id_ = ::gettid();
   begin_thread("disk", Urgency::urgent);  // The guest waits for it, and in a pause so does the hypervisor.
   Status status = begin();
   const bool serving = status.ok();
@@ -380,6 +383,10 @@ bool Server::drain(Time deadline) {
 }
 DiskCounters Server::counters(size_t disk) const {
   return loop_->counters(disk);
+}
+
+int Server::thread() const {
+  return loop_->thread_id();
 }
 
 }  // namespace remusd::disk

@@ -81,6 +81,8 @@ class Server {
   bool drain(Time deadline);
 
   DiskCounters counters(size_t disk) const;
+  /// Its thread's number, which is the kernel's.
+  int thread() const;
 
  private:
   class Loop;

@@ -58,6 +58,9 @@ class Guest {
 
   /// Plants dirty tracking. The first collect_dirty() after it returns every page that may not be zero.
   virtual Status start_tracking() = 0;
+  /// Which thread of ours the hypervisor waits for in a pause: while it is tracked, that one runs where the
+  /// hypervisor's own do. Before start_tracking(); it must outlive the tracking.
+  virtual void served_by(int /*thread*/) {}
   /// Removes it; the guest runs at full speed again, also one that a failure left paused. Harmless when none
   /// is planted.
   virtual Status stop_tracking() = 0;

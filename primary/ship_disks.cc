@@ -22,6 +22,7 @@ void Ship::start_disks(CaptureOptions* options) {
       disks->files(), disks->tap(), config_.options.disk_sync_bytes_per_second, [this] { wake(); },
       disk::Counterpart{inquiry_.get(), disks->map()});
   if (seed_ == nullptr) send_disks();
+  guest_.served_by(disks->server_thread());
   options->tap = &disks->tap();
   options->copier = copier_.get();
 }

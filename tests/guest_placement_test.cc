@@ -101,6 +101,23 @@ TEST(Placement, TheEpochThreadGoesWhereTheVcpuIsAndQemusMainThreadLeaves) {
   EXPECT_TRUE(CPU_EQUAL(&its, &before));
 }
 
+TEST(Placement, WhoServesQemuGoesWithItsMainThread) {
+  const cpu_set_t before = allowed();
+  if (CPU_COUNT(&before) < 2) GTEST_SKIP() << "needs two processors";
+  const Child qemu, server;  // a thread of another process does as well as one of ours
+  const int processor = nth(before, 0);
+  qemu.move_vcpu_to(processor);
+  std::optional<Placement> placement(std::in_place, qemu.pid(), server.pid());
+  placement->stand_apart();
+  EXPECT_TRUE(placement->stands_apart());
+  const cpu_set_t its = allowed(server.pid()), qemus = allowed(qemu.pid());
+  EXPECT_FALSE(CPU_ISSET(processor, &its));
+  EXPECT_TRUE(CPU_EQUAL(&its, &qemus));
+  *placement = {};
+  const cpu_set_t after = allowed(server.pid());
+  EXPECT_TRUE(CPU_EQUAL(&after, &before));
+}
+
 TEST(Placement, WhatAKilledDaemonLeftIsForgotten) {
   const cpu_set_t before = allowed();
   if (CPU_COUNT(&before) < 2) GTEST_SKIP() << "needs two processors";

@@ -93,7 +93,7 @@ Status QemuGuest::start_tracking() {
                               machine_->tracker, [this](int fd) { return give_fd(fd); }));
   tracker_name_ = tracker_->name();
   priority_ = PausePriority(pid());
-  placement_ = Placement(pid());
+  placement_ = Placement(pid(), server_);
   first_collect_ = true;
   return {};
 }

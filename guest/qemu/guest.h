@@ -32,6 +32,7 @@ class QemuGuest : public Guest {
   int pid() const override { return machine_->process.pid(); }
 
   Status start_tracking() override;
+  void served_by(int thread) override { server_ = thread; }
   Status stop_tracking() override;
   std::string tracker_name() const override;
   Status collect_dirty(PageSet* dirty) override;
@@ -75,6 +76,7 @@ class QemuGuest : public Guest {
   std::vector<int64_t> tracker_fdsets_;
   PausePriority priority_;  // while it is tracked
   Placement placement_;
+  int server_ = 0;  // thread; 0: nobody
   bool first_collect_ = false;
   PageSet populated_;
 

@@ -32,7 +32,7 @@ bool may_run_on(int thread, const cpu_set_t& processors) {
 
 }  // namespace
 
-Placement::Placement(int pid) : pid_(pid) {
+Placement::Placement(int pid, int server) : pid_(pid), server_(server) {
   const int thread = vcpu_thread(pid);
   if (thread == 0) return;
   const std::string path = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(thread) + "/stat";
@@ -57,6 +57,7 @@ Placement::Placement(Placement&& other) noexcept {
 
 Placement& Placement::operator=(Placement&& other) noexcept {
   std::swap(pid_, other.pid_);
+  std::swap(server_, other.server_);
   std::swap(vcpu_, other.vcpu_);
   std::swap(threads_, other.threads_);
   std::swap(ours_, other.ours_);
@@ -86,6 +87,7 @@ bool Placement::remember() {
   if (::sched_getaffinity(vcpu_thread(pid_), sizeof of_vcpu, &of_vcpu) != 0) return false;
   std::vector<Thread> threads;
   for (const int id : pause_threads(pid_)) threads.push_back({id, {}});
+  if (server_ != 0) threads.push_back({server_, {}});
   for (Thread& thread : threads) {
     if (::sched_getaffinity(thread.id, sizeof thread.allowed, &thread.allowed) != 0) return false;
     if (lacks_one(thread.allowed, of_vcpu)) thread.allowed = of_vcpu;

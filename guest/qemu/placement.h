@@ -12,14 +12,17 @@ namespace remusd::guest::qemu {
 /// In a pause QEMU's main thread saves the devices while the epoch thread copies pages. The two wake each
 /// other, so the kernel likes to keep both on one processor, and on a host with few of them does not look
 /// whether another is idle: then one waits for the other. The processor of the vCPU is idle, for the vCPU
-/// stands. While this lives the epoch thread works there, and QEMU's main thread and its monitors' elsewhere.
+/// stands. While this lives the epoch thread works there, and QEMU's main thread and its monitors' elsewhere;
+/// and with them our thread that serves its disks: QEMU flushes them in each pause, and the answer comes
+/// soonest from a processor that is awake.
 /// A vCPU that computes without end would be displaced by a thread of the usual class at the next tick only
 /// (4 ms, seen at p99): the epoch thread is a real-time one (SCHED_FIFO, the least priority), where it may.
 class Placement {
  public:
   Placement() = default;
-  /// Of process `pid`. Nothing happens until the first stand_apart().
-  explicit Placement(int pid);
+  /// Of process `pid`, with a thread of ours that serves it (0: none) and outlives this. Nothing happens
+  /// until the first stand_apart().
+  explicit Placement(int pid, int server = 0);
   /// Lets all threads go where they might before; our own when it is the one that ends this.
   ~Placement();
   Placement(Placement&& other) noexcept;
@@ -39,9 +42,9 @@ class Placement {
   int vcpu_processor() const;
   bool remember();
 
-  int pid_ = 0;
+  int pid_ = 0, server_ = 0;
   ScopedFd vcpu_;                // its stat
-  std::vector<Thread> threads_;  // QEMU's, and last the epoch thread
+  std::vector<Thread> threads_;  // QEMU's, its server, and last the epoch thread
   int ours_ = -1;                // the epoch thread's processor
 };
 
