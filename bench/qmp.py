@@ -117,7 +117,7 @@ class Machine:
                    "-chardev", f"file,id=serial0,append=on,path={self.serial}", "-serial", "chardev:serial0",
                    "-netdev", "hubport,id=net0,hubid=0",
                    "-device", "virtio-net-pci,disable-modern=on,id=nic0,netdev=net0,bus=pci.0,addr=0x3,"
-                   "romfile=,ioeventfd=off",
+                   "romfile=",
                    "-qmp", f"unix:{self.base}.qmp,server=on,wait=off", *extra]
         with open(self.base + ".log", "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

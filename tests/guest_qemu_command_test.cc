@@ -68,19 +68,6 @@ TEST(QemuCommand, ALegacyDeviceIsTheSameDeviceWithoutItsModernForm) {
   EXPECT_THAT(value_of(argv, "-device", "drive=disk"), StartsWith("virtio-blk-pci,disable-modern=on,id="));
 }
 
-TEST(QemuCommand, UnderTcgACardNeedsNoDescriptorToBeNotified) {
-  Definition definition = example();
-  const auto card = [&] {
-    const auto nics = nic_endpoints(definition, options());
-    return value_of(build_command(definition, options(), nics, {}, Role::primary), "-device", "id=nic0");
-  };
-  EXPECT_THAT(card(), Not(HasSubstr("ioeventfd"))) << "only virtio has one";
-  definition.nics[0].model = "virtio-net-pci";
-  EXPECT_THAT(card(), HasSubstr(",ioeventfd=off"));
-  definition.accelerator = "kvm";
-  EXPECT_THAT(card(), Not(HasSubstr("ioeventfd")));
-}
-
 TEST(QemuCommand, BothSidesDifferOnlyInWaitingForAStream) {
   const auto nics = nic_endpoints(example(), options());
   const Argv primary = build_command(example(), options(), nics, {}, Role::primary);

@@ -31,12 +31,6 @@ std::string device_of(std::string_view model) {
   return std::string(model.substr(0, model.size() - kLegacy.size())) + ",disable-modern=on";
 }
 
-/// Of a network card. TCG's vCPU wakes the main loop by itself when it is notified: a descriptor for that
-/// gains nothing, and QEMU takes it down and makes it anew in each pause.
-std::string_view notified_by(const Definition& definition, std::string_view model) {
-  return definition.accelerator == "tcg" && model.starts_with("virtio") ? ",ioeventfd=off" : "";
-}
-
 void add_disks(const Definition& definition, const std::vector<DiskEndpoint>& disks, bool q35,
                std::vector<std::string>* argv) {
   for (size_t i = 0; i < disks.size(); ++i) {
@@ -132,13 +126,11 @@ std::vector<std::string> build_command(const Definition& definition, const Drive
          "chardev:serial0"});
   }
   for (size_t i = 0; i < nics.size(); ++i) {
-    const std::string& model = definition.nics[i].model;
     add({"-netdev", "stream,id=" + nics[i].id +
                         ",server=on,addr.type=unix,addr.path=" + escape_commas(nics[i].socket_path)});
     // Without a boot ROM: it would be one more RAM block to carry over at promotion.
-    add({"-device", device_of(model) + ",id=nic" + std::to_string(i) + ",netdev=" + nics[i].id +
-                        ",mac=" + nics[i].mac + address(q35, kFirstNicSlot + i) +
-                        ",romfile=" + std::string(notified_by(definition, model))});
+    add({"-device", device_of(definition.nics[i].model) + ",id=nic" + std::to_string(i) + ",netdev=" +
+                        nics[i].id + ",mac=" + nics[i].mac + address(q35, kFirstNicSlot + i) + ",romfile="});
   }
   add_disks(definition, disks, q35, &argv);
   // A panic is the guest's own affair, as on a real machine.
