@@ -52,6 +52,7 @@ constexpr Duration kLockRetry = std::chrono::milliseconds(20);
 
 /// So long one attempt of the settler's may take: between two it looks at what else is to be done.
 constexpr Duration kLockPatience = std::chrono::milliseconds(50);
+constexpr Duration kReleasePatience = std::chrono::seconds(5);  // a disk that hangs keeps its journal
 
 uint32_t set_of_held(const std::vector<DiskFile>& disks) {
   uint32_t held = 0;
@@ -86,6 +87,9 @@ Disks::Disks(std::vector<LocalFile> files, const std::vector<DiskFile>& disks, c
 }
 
 Disks::~Disks() {
+  // The guest may live on without us, and its disks be opened again: a journal that is replayed then would go
+  // over what it has written since it was promoted.
+  if (promoted_ && replica_) (void)replica_->await_release(Clock::now() + kReleasePatience);
   settler_.reset();  // their threads may let changes and flushes go
   replica_.reset();
   server_.reset();  // before the tap, which it tells of changes
