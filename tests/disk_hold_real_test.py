@@ -159,11 +159,10 @@ class Hold(unittest.TestCase):
             try:
                 client = self.start(world, where=shared)
                 fill = os.path.join(shared, "ballast")
-                with open(fill, "wb") as file:
+                with open(fill, "wb", buffering=0) as file:  # nothing is left to be written when it is closed
                     try:
                         while True:
                             file.write(bytes(1 << 20))
-                            file.flush()
                     except OSError:
                         pass
                 client.ask("progress")
