@@ -52,7 +52,9 @@ constexpr Duration kLockRetry = std::chrono::milliseconds(20);
 
 /// So long one attempt of the settler's may take: between two it looks at what else is to be done.
 constexpr Duration kLockPatience = std::chrono::milliseconds(50);
-constexpr Duration kReleasePatience = std::chrono::seconds(5);  // a disk that hangs keeps its journal
+
+/// A disk that hangs longer keeps its journal.
+constexpr Duration kReleasePatience = std::chrono::seconds(5);
 
 uint32_t set_of_held(const std::vector<DiskFile>& disks) {
   uint32_t held = 0;
