@@ -7,7 +7,7 @@
 #
 # --quick: the release build only, without real pairs. --long: also those real pairs that show again, in
 # another way, what others show. --only: the tests whose names match. Ends with ctest's own summary over all
-# of it, and exits 0 only if every test passed. About 25 minutes on 2 cores, 7 more with --long.
+# of it, and exits 0 only if every test passed. About 25 to 30 minutes on 2 cores, 7 more with --long.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 quick= long= select=()

@@ -188,8 +188,8 @@ class AsyncTracker final : public Tracker {
     return arm(part, at, last);
   }
 
-  /// What was found in the range. Less than kRegionBytes between two finds are asked of again: that costs less
-  /// than another call.
+  /// What was found in the range. Less than kRegionBytes between two finds are asked of again: that costs
+  /// less than another call.
   Status arm(Part* part, uint64_t begin, uint64_t end) {
     uint64_t from = begin, to = begin;
     for (; part->armed < part->found.size(); ++part->armed) {
