@@ -73,6 +73,20 @@ def survives(test, world, client, audited=True, timeout=60):
     test.assertEqual(disk_complaints(world, client, world.b), [])
 
 
+def both_stand(client):
+    """Returns when neither book has got an answer for a second, with what each has acknowledged."""
+    seen = {"progress": None, "since": 0}
+
+    def stand():
+        progress = {store: client.ask("progress")[store] for store in ("records", "database")}
+        if progress != seen["progress"]:
+            seen.update(progress=progress, since=time.monotonic())
+        return time.monotonic() - seen["since"] > 1
+
+    wait_until("both books to stand", stand, 30)
+    return seen["progress"]
+
+
 @contextlib.contextmanager
 def much_written(world):
     """The guest writes as fast as it can for a second: more than a journal takes."""
@@ -161,6 +175,26 @@ class DiskFault(unittest.TestCase):
             self.assertLessEqual(world.a.status()["disks"]["held_bytes"]["used"], limit + 96 * MIB)
             survives(self, world, client)
 
+    def test_daemon_killed_before_the_journal_lets_go(self):  # [3, 33]
+        """What the promoted guest has written is not undone by a journal that is still there."""
+        with faulty("hang", journal=True) as journal, pair("b", journal=journal, disk_buffer_mib=64) as world:
+            client = boot(world, on_disk())
+            protect(world)
+            write_more(client)
+            journal.hang()
+            begin, end = world.a.kill()
+            self.assertTrue(go_on(client, end, timeout=60))
+            both_stand(client)  # Each has written, and waits for a flush.
+            world.b.daemon.kill()
+            journal.go_on()
+            world.b.daemon.wait()
+            world.b.start()
+            world.b.must("wait", "vm1", "--state", "running", "--timeout", "60s", timeout=70)
+            write_more(client)
+            found = client.ask(f"finish {begin} {end}")
+            self.assertEqual(complaints(found), [])
+            self.assertEqual(disk_complaints(world, client, world.b), [])
+
     def primary_fails(self, kind, error="EIO"):
         """The primary's disk fails: that is told to the guest, which goes on, protected, as on any machine
         whose disk has failed; nothing that it acknowledged is lost."""
@@ -178,16 +212,7 @@ class DiskFault(unittest.TestCase):
 
             wait_until("the guest to be told", told, 60)
             self.assertGreater(disk.failures(), 0)
-            books = {"progress": None, "since": 0}
-
-            def given_up():  # both: the first error may have been the other's
-                progress = {store: client.ask("progress")[store] for store in ("records", "database")}
-                if progress != books["progress"]:
-                    books.update(progress=progress, since=time.monotonic())
-                return time.monotonic() - books["since"] > 1
-
-            wait_until("both books to be given up", given_up, 30)
-            acknowledged = books["progress"]
+            acknowledged = both_stand(client)  # The first error may have been the other's.
             disk.heal()
             # It runs, and is protected; what keeps books on that disk has stopped to.
             self.assertTrue(go_on(client, time.monotonic()))
