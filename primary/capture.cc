@@ -9,7 +9,8 @@ namespace {
 
 constexpr size_t kDirtyReserve = 65536;  // ranges; a set that needs more grows once
 constexpr Duration kInputPatience = std::chrono::milliseconds(5), kInputLook = std::chrono::microseconds(50);
-constexpr Duration kStopLook = std::chrono::milliseconds(20);  // whether protection is to end, in a wait
+constexpr Duration kStopLook = std::chrono::milliseconds(20);      // whether protection is to end, in a wait
+constexpr Duration kPrepareWithin = std::chrono::milliseconds(2);  // before a pause, if not earlier
 constexpr size_t kSyncBacklogChunks = 2;  // a pass is over when no more than these wait to be shipped
 
 Status check_blob(const std::string& what, size_t bytes) {
@@ -107,22 +108,39 @@ void Capture::on_output(uint64_t epoch) {
   wake_.notify_all();
 }
 
-void Capture::acknowledged(Duration commit) {
+void Capture::acknowledged(uint64_t epoch, Duration commit) {
   // A moving average over some eight epochs. Only the ship thread writes it.
   const int64_t before = commit_ns_;
   const int64_t now = std::chrono::nanoseconds(commit).count();
   commit_ns_ = before == 0 ? now : before + (now - before) / 8;
+  {
+    const std::lock_guard lock(mutex_);
+    acknowledged_epoch_ = epoch;
+  }
+  wake_.notify_all();
 }
 
-/// Sleeps until epoch `number` is due; nothing when a stop or the last epoch was asked for.
+/// Sleeps until epoch `number` is due; nothing when a stop or the last epoch was asked for. The hypervisor
+/// gets ready for it when the one before is acknowledged, whose shipping has the processors until then.
 std::optional<EpochReason> Capture::wait_due(uint64_t number) {
+  bool prepared = false;
   std::unique_lock lock(mutex_);
   while (!stop_ && !last_) {
     std::optional<Time> output;
     if (output_epoch_ >= number) output = output_since_;
     const Pacer::Due due = pacer_.next(output, std::chrono::nanoseconds(commit_ns_));
-    if (Clock::now() >= due.at) return due.reason;
-    wake_.wait_until(lock, due.at);
+    const Time now = Clock::now();
+    if (now >= due.at) return due.reason;
+    const bool free = output || acknowledged_epoch_ + 1 >= number;
+    const Time prepare_at = free ? now : due.at - kPrepareWithin;
+    if (prepared || now < prepare_at) {
+      wake_.wait_until(lock, prepared ? due.at : prepare_at);
+      continue;
+    }
+    prepared = true;
+    lock.unlock();
+    guest_.prepare_pause();
+    lock.lock();
   }
   return std::nullopt;
 }

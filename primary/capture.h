@@ -78,8 +78,8 @@ class Capture {
   const Outcome& outcome() const { return outcome_; }
 
   // From any thread.
-  /// An epoch was acknowledged so long after its pause began.
-  void acknowledged(Duration commit);
+  /// An epoch was acknowledged, so long after its pause began.
+  void acknowledged(uint64_t epoch, Duration commit);
   uint64_t sync_total_pages() const { return sync_total_pages_; }
   /// Pages that the backup has already, as far as the first pass has come.
   uint64_t matched_pages() const { return page_copier_.matched_pages(); }
@@ -134,6 +134,7 @@ class Capture {
   netbuf::NetBuffer::TakeInput take_input_;  // with last_
   uint64_t output_epoch_ = 0;                // the newest epoch that output waits for, and since when
   Time output_since_{};
+  uint64_t acknowledged_epoch_ = 0;
   std::string tracker_name_ = "none";
   std::unique_ptr<const SeedMap> seed_;  // until the first pass takes it
   std::thread thread_;

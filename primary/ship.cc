@@ -411,7 +411,7 @@ void Ship::release(uint64_t epoch) {
 
 void Ship::on_epoch(const EpochSample& sample) {
   ++epochs_by_reason_[static_cast<size_t>(sample.reason)];
-  if (capture_) capture_->acknowledged(sample.commit);
+  if (capture_) capture_->acknowledged(sample.epoch, sample.commit);
   if (sample.epoch > 1) slowness_.acknowledged(sample, Clock::now());
   if (config_.callbacks.on_epoch) config_.callbacks.on_epoch(sample);
 }

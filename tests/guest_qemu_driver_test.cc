@@ -181,6 +181,7 @@ TEST(QemuDriver, PauseIsMeasuredAloneAndWithScan) {
     ASSERT_OK((*guest)->resume());
     whole.push_back(to_ms(Clock::now() - begin));
     ASSERT_OK((*guest)->save());
+    (*guest)->prepare_pause();
     wait();
   }
   report("stop, save, cont, each by itself", alone);
@@ -196,7 +197,8 @@ TEST(QemuDriver, AGuestWhosePauseFailedRunsOnAndCanBeTrackedAgain) {
   ASSERT_OK(started);
   Guest& guest = **started;
   PageSet dirty;
-  const auto checkpoint = [&] {
+  const auto checkpoint = [&](int times_prepared = 0) {
+    for (int i = 0; i < times_prepared; ++i) guest.prepare_pause();
     ASSERT_OK(guest.pause());
     ASSERT_OK(guest.collect_dirty(&dirty));
     ASSERT_OK(guest.resume());
@@ -204,7 +206,8 @@ TEST(QemuDriver, AGuestWhosePauseFailedRunsOnAndCanBeTrackedAgain) {
   };
   for (const bool silent : {true, false, true}) {
     ASSERT_OK(guest.start_tracking());
-    for (int i = 0; i < 3; ++i) checkpoint();
+    for (int i = 0; i < 3; ++i) checkpoint(i);
+    guest.prepare_pause();
     if (silent) {  // QEMU stands still for longer than is waited for it.
       ASSERT_EQ(::kill(guest.pid(), SIGSTOP), 0);
       EXPECT_EQ(guest.pause().code(), Code::timed_out);

@@ -32,7 +32,7 @@ class HookedGuest : public guest::Guest {
     events_.push_back({kind, "hooked"});
   }
   std::atomic<bool> pause_stalls{false}, save_stalls{false};
-  std::atomic<int> bases{0}, resumes{0}, pauses{0};
+  std::atomic<int> bases{0}, resumes{0}, pauses{0}, prepared{0}, prepared_twice{0};
 
   const guest::Facts& facts() const override { return real_->facts(); }
   const std::vector<guest::NicEndpoint>& nics() const override { return real_->nics(); }
@@ -43,7 +43,13 @@ class HookedGuest : public guest::Guest {
   std::string tracker_name() const override { return real_->tracker_name(); }
   Status collect_dirty(PageSet* dirty) override { return real_->collect_dirty(dirty); }
   void assume_written(const PageSet& pages) override { real_->assume_written(pages); }
+  void prepare_pause() override {
+    ++prepared;
+    if (std::exchange(ready_, true)) ++prepared_twice;
+    real_->prepare_pause();
+  }
   Status pause() override {
+    ready_ = false;
     if (pause_stalls) return Status(Code::timed_out, "QMP stop: no answer within 5000 ms");
     ++pauses;
     return real_->pause();
@@ -73,6 +79,7 @@ class HookedGuest : public guest::Guest {
 
  private:
   std::unique_ptr<guest::Guest> real_;
+  bool ready_ = false;  // epoch thread
   std::mutex mutex_;
   std::vector<guest::Event> events_;
 };
@@ -262,6 +269,20 @@ TEST_F(ProtectionTest, HoldsOutputUntilItsEpochIsAcknowledged) {
   EXPECT_EQ(backup_->committed(), acked + 4) << "no more epochs in flight than the bound";
   backup_->withhold = false;
   EXPECT_TRUE(speaks());
+}
+
+TEST_F(ProtectionTest, TheHypervisorGetsReadyForAPauseOnceWhetherOrNotTheLastEpochIsAcknowledged) {
+  backup();
+  ASSERT_TRUE(protect().ok());
+  ASSERT_TRUE(acks(2));
+  for (const bool withheld : {false, true}) {
+    backup_->withhold = withheld;
+    const int goal =
+        guest_->prepared + (withheld ? 2 : 10);  // Without acknowledgements there are few epochs.
+    EXPECT_TRUE(eventually([&] { return guest_->prepared >= goal; }));
+  }
+  backup_->withhold = false;
+  EXPECT_EQ(guest_->prepared_twice, 0);
 }
 
 TEST_F(ProtectionTest, ALostAndARepeatedAckAreHarmless) {

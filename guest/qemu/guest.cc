@@ -180,6 +180,13 @@ Status QemuGuest::await_stands(Qmp* qmp) {
   return qmp->await_stop(opened_.get(), Qmp::Until::readable);
 }
 
+/// QEMU takes its orders byte by byte: this one is half a millisecond of its monitor's thread.
+void QemuGuest::prepare_pause() {
+  if (!sends_ahead_ || save_ahead_ || !save_pipe_) return;
+  const auto lock = lock_pause_monitor();
+  save_ahead_ = pause_monitor()->write(ahead(save_command_)).ok();
+}
+
 Status QemuGuest::pause() {
   REMUSD_ASSERT(phase_ == Phase::running, "only a running guest is paused");
   REMUSD_TRY(open_save_pipe());
@@ -267,10 +274,6 @@ Status QemuGuest::resume() {
                                                 : "QEMU did not wait with the rest of the state");
     }
     REMUSD_TRY(size_pipe(save_pipe_.get(), kHoldingPipeBytes));
-    if (sends_ahead_) {
-      REMUSD_TRY(qmp->write(ahead(save_command_)));
-      save_ahead_ = true;
-    }
   }
   if (++resumes_ % kDrainEvery == 0) {
     drain_general();

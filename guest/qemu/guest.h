@@ -38,6 +38,7 @@ class QemuGuest : public Guest {
   Status collect_dirty(PageSet* dirty) override;
   void assume_written(const PageSet& pages) override;
 
+  void prepare_pause() override;
   Status pause() override;
   Status resume() override;
   Result<std::span<const std::byte>> save() override;
