@@ -21,7 +21,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -74,8 +73,7 @@ class Guest {
   /// had them in one before.
   virtual void assume_written(const PageSet& pages) = 0;
 
-  /// Between two pauses, best when nothing else is to be done: the hypervisor does what it can do of the next
-  /// pause() beforehand. That is the quicker for it. Does not wait; a failure is told by pause().
+  /// Between two pauses: begins what can be begun of the next pause(), which tells of a failure. No waiting.
   virtual void prepare_pause() {}
   /// Stops all vCPUs; when it returns no instruction of the guest runs and no device writes its memory. Sets
   /// the saving of device state going, which may run beside collect_dirty() and copying.
