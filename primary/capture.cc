@@ -131,8 +131,8 @@ std::optional<EpochReason> Capture::wait_due(uint64_t number) {
     const Pacer::Due due = pacer_.next(output, std::chrono::nanoseconds(commit_ns_));
     const Time now = Clock::now();
     if (now >= due.at) return due.reason;
-    const bool free = output || acknowledged_epoch_ + 1 >= number;
-    const Time prepare_at = free ? now : due.at - kPrepareWithin;
+    const bool shipped = acknowledged_epoch_ + 1 >= number;
+    const Time prepare_at = shipped || output ? now : due.at - kPrepareWithin;
     if (prepared || now < prepare_at) {
       wake_.wait_until(lock, prepared ? due.at : prepare_at);
       continue;
