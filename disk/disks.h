@@ -57,6 +57,7 @@ class Disks {
                                                      const DisksOptions& options,
                                                      const ReplicaOptions& replica,
                                                      std::function<void()> changed);
+  /// After a promotion waits until the journal has let go of the disks, 5 s at most.
   ~Disks();
   Disks(const Disks&) = delete;
   Disks& operator=(const Disks&) = delete;

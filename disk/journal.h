@@ -58,7 +58,7 @@ struct Recovered {
 /// Only for disks on which no guest runs. When a guest was promoted here and release() had not returned, then
 /// replaying after a loss of power is right: whatever the guest wrote since it had not been told to be
 /// durable. After the end of this process alone it is not: the guest may live, and has read what it wrote.
-/// The caller knows from the arbiter's record whether that can be.
+/// Whoever finds it alive removes the journal's file instead.
 Status recover(Medium& file, const Media& disks, Recovered* recovered);
 
 class Journal {
