@@ -18,6 +18,7 @@
 #include "control/notify.h"
 #include "control/pace.h"
 #include "control/toml_reader.h"
+#include "guest/awake_processor.h"
 
 namespace remusd::control {
 namespace {
@@ -157,6 +158,7 @@ Status Daemon::open_all() {
 
 // Before anybody can ask for anything: what an earlier daemon left is looked at first.
 void Daemon::inherit_guests() {
+  guest::give_back_processors(config_.runtime_dir);
   for (const std::string& vm : saved_guests(config_.state_dir, kMaxGuests)) {
     auto left = load_guest_state(config_.state_dir, vm);
     if (!left.ok()) {

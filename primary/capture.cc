@@ -113,18 +113,29 @@ void Capture::acknowledged(uint64_t epoch, Duration commit) {
   const int64_t before = commit_ns_;
   const int64_t now = std::chrono::nanoseconds(commit).count();
   commit_ns_ = before == 0 ? now : before + (now - before) / 8;
-  {
-    const std::lock_guard lock(mutex_);
-    acknowledged_epoch_ = epoch;
-  }
-  wake_.notify_all();
+  const std::lock_guard lock(mutex_);
+  acknowledged_epoch_ = epoch;
+  // The epoch thread sleeps on the processor of the guest: it need not wake for that.
+  if (unprepared_ == epoch + 1) prepare();
+}
+
+/// With the lock, so that the epoch thread does not begin a pause meanwhile.
+void Capture::prepare() {
+  guest_.prepare_pause();
+  unprepared_ = 0;
 }
 
 /// Sleeps until epoch `number` is due; nothing when a stop or the last epoch was asked for. The hypervisor
 /// gets ready for it when the one before is acknowledged, whose shipping has the processors until then.
 std::optional<EpochReason> Capture::wait_due(uint64_t number) {
-  bool prepared = false;
   std::unique_lock lock(mutex_);
+  unprepared_ = number;
+  const auto reason = wait_due(number, lock);
+  unprepared_ = 0;
+  return reason;
+}
+
+std::optional<EpochReason> Capture::wait_due(uint64_t number, std::unique_lock<std::mutex>& lock) {
   while (!stop_ && !last_) {
     std::optional<Time> output;
     if (output_epoch_ >= number) output = output_since_;
@@ -133,14 +144,12 @@ std::optional<EpochReason> Capture::wait_due(uint64_t number) {
     if (now >= due.at) return due.reason;
     const bool shipped = acknowledged_epoch_ + 1 >= number;
     const Time prepare_at = shipped || output ? now : due.at - kPrepareWithin;
+    const bool prepared = unprepared_ == 0;
     if (prepared || now < prepare_at) {
       wake_.wait_until(lock, prepared ? due.at : prepare_at);
-      continue;
+    } else {
+      prepare();
     }
-    prepared = true;
-    lock.unlock();
-    guest_.prepare_pause();
-    lock.lock();
   }
   return std::nullopt;
 }

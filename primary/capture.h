@@ -102,7 +102,9 @@ class Capture {
   /// The pause itself; *paused tells whether the guest still stands when it fails.
   Status paused_part(uint64_t number, EpochSlot* slot, bool* paused);
   Status take_device_state(EpochSlot* slot);
+  void prepare();
   std::optional<EpochReason> wait_due(uint64_t number);
+  std::optional<EpochReason> wait_due(uint64_t number, std::unique_lock<std::mutex>& lock);
   void on_output(uint64_t epoch);
   bool stop_asked();
   bool guest_goes_on();
@@ -135,6 +137,7 @@ class Capture {
   uint64_t output_epoch_ = 0;                // the newest epoch that output waits for, and since when
   Time output_since_{};
   uint64_t acknowledged_epoch_ = 0;
+  uint64_t unprepared_ = 0;  // the epoch that is waited for, if the guest is not prepared for its pause; or 0
   std::string tracker_name_ = "none";
   std::unique_ptr<const SeedMap> seed_;  // until the first pass takes it
   std::thread thread_;

@@ -207,6 +207,27 @@ class TwoDaemons(unittest.TestCase):
         until(lambda: self.b.run("list", "--json").json["guests"] == [],
               "the replica is dropped, not promoted")
 
+    def test_a_processor_that_a_killed_daemon_kept_awake_may_sleep_again(self):
+        setting = pathlib.Path("/sys/devices/system/cpu/cpu0/power/pm_qos_resume_latency_us")
+        if not setting.exists():
+            self.skipTest("this Linux lets no processor stay awake")
+
+        def sleeps():
+            now = setting.read_text(encoding="ascii").strip()
+            return now if now != "n/a" else None
+
+        before = until(sleeps, "nobody else keeps it awake")
+        self.a.kill()
+        record = self.a.directory / "run" / "vm1.awake"
+        record.write_text(f"0 {before}\n", encoding="ascii")
+        try:
+            setting.write_text("n/a", encoding="ascii")
+            self.a.start()
+            self.assertEqual(until(sleeps, "it may sleep again"), before)
+            self.assertFalse(record.exists())
+        finally:
+            setting.write_text(before, encoding="ascii")
+
     def test_the_floor_is_measured_on_a_running_guest(self):
         self.done(self.a.run("start", "vm1"))
         answer = self.done(self.a.run("bench", "floor", "vm1", "--count", "20", "--json")).json

@@ -1,12 +1,14 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // The QEMU driver with a real QEMU. Needs root (tracking and /proc/PID/fd of another process).
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "guest/awake_processor.h"
 #include "guest/qemu/process.h"
 #include "guest/qemu/qmp.h"
 #include "tests/guest_qemu_world.h"
@@ -29,6 +31,16 @@ void copy(const PageSet& pages, std::span<const std::byte> from, std::span<std::
     std::memcpy(to.data() + range.first * kPageSize, from.data() + range.first * kPageSize,
                 range.count * kPageSize);
   }
+}
+
+/// PM QoS of a processor, and what is in there.
+std::string setting_of(const std::string& processor) {
+  return std::string(kProcessors) + "/cpu" + processor + "/power/pm_qos_resume_latency_us";
+}
+std::string word_of(const std::string& path) {
+  std::string word;
+  std::ifstream(path) >> word;
+  return word;
 }
 
 struct Shape {
@@ -187,6 +199,32 @@ TEST(QemuDriver, PauseIsMeasuredAloneAndWithScan) {
   report("stop, save, cont, each by itself", alone);
   report("a checkpoint's pause, with scan", whole);
   ASSERT_OK((*guest)->destroy());
+}
+
+TEST(QemuDriver, APauseKeepsTheProcessorOfQemusMainThreadAwake) {
+  cpu_set_t allowed;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof allowed, &allowed), 0);
+  if (CPU_COUNT(&allowed) < 2) GTEST_SKIP() << "needs two processors";
+  if (!std::filesystem::exists(setting_of("0"))) GTEST_SKIP() << "this Linux lets no processor stay awake";
+  World world;
+  auto started = qemu::start(world.definition(), world.options("a"));
+  ASSERT_OK(started);
+  Guest& guest = **started;
+  ASSERT_OK(guest.start_tracking());
+  PageSet dirty;
+  std::string processor, before;
+  // Others may keep the same one awake, who then are not disturbed: such a pause shows nothing.
+  EXPECT_TRUE(eventually([&] {
+    EXPECT_TRUE(guest.pause().ok());
+    std::ifstream(world.path("a/vm1.awake")) >> processor >> before;
+    const bool awake = !before.empty() && word_of(setting_of(processor)) == "n/a";
+    EXPECT_TRUE(guest.collect_dirty(&dirty).ok() && guest.resume().ok() && guest.save().ok());
+    return awake || testing::Test::HasFailure();
+  }));
+  EXPECT_TRUE(eventually([&] { return word_of(setting_of(processor)) == before; }));
+  ASSERT_OK(guest.stop_tracking());
+  EXPECT_FALSE(std::filesystem::exists(world.path("a/vm1.awake")));
+  ASSERT_OK(guest.destroy());
 }
 
 TEST(QemuDriver, AGuestWhosePauseFailedRunsOnAndCanBeTrackedAgain) {

@@ -69,7 +69,7 @@ class HookedGuest : public guest::Guest {
 
  private:
   std::unique_ptr<guest::Guest> real_;
-  bool ready_ = false;  // epoch thread
+  bool ready_ = false;
   std::mutex mutex_;
   std::vector<guest::Event> events_;
 };

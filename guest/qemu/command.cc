@@ -54,6 +54,10 @@ void add_disks(const Definition& definition, const std::vector<DiskEndpoint>& di
 
 }  // namespace
 
+std::string awake_path(const Definition& definition, const DriverOptions& options) {
+  return base_path(definition, options) + ".awake";
+}
+
 Result<Paths> paths_of(const Definition& definition, const DriverOptions& options) {
   const std::string base = base_path(definition, options);
   Paths paths{base + ".qmp", base + ".fast.qmp", base + ".log"};

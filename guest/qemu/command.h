@@ -24,6 +24,9 @@ struct Paths {
   std::string log;      // QEMU's standard error
 };
 
+/// See guest/awake_processor.h.
+std::string awake_path(const Definition& definition, const DriverOptions& options);
+
 /// Fails with `invalid` when a socket's path would be too long.
 Result<Paths> paths_of(const Definition& definition, const DriverOptions& options);
 

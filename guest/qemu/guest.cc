@@ -94,6 +94,7 @@ Status QemuGuest::start_tracking() {
   tracker_name_ = tracker_->name();
   priority_ = PausePriority(pid());
   placement_ = Placement(pid(), server_);
+  awake_ = AwakeProcessor(machine_->awake_path);
   first_collect_ = true;
   return {};
 }
@@ -104,6 +105,7 @@ Status QemuGuest::stop_tracking() {
   tracker_name_ = "none";
   priority_ = {};
   placement_ = {};
+  awake_ = {};
   if (tracker_fdsets_.empty() || machine_->process.gone(Duration::zero())) return {};
   const std::lock_guard lock(machine_->mutex);
   for (const int64_t set : tracker_fdsets_) {
@@ -199,10 +201,12 @@ Status QemuGuest::pause() {
   device_bytes_ = 0;
   const std::string_view command = save_ahead_ ? kLastByte : std::string_view(save_command_);
   save_ahead_ = false;
+  awake_.hold();
   if (Status status = qmp->write(command); !status.ok()) return machine_->explain(status);
   phase_ = Phase::paused;
   Status status = await_stands(qmp);
   if (!status.ok() && qmp->broken().ok()) phase_ = Phase::running;  // QEMU itself refused.
+  if (!status.ok()) awake_.release();
   return machine_->explain(status).with_context("stop the guest");
 }
 
@@ -264,6 +268,7 @@ Status QemuGuest::resume() {
     Qmp* qmp = pause_monitor();
     REMUSD_TRY(size_pipe(save_pipe_.get(), kOpenPipeBytes));
     save_status_ = qmp->await_ok(save_pipe_.get(), [this] { return take_saved(); });
+    awake_.release();
     if (!qmp->broken().ok()) return machine_->explain(qmp->broken());
     phase_ = Phase::running;
     if (Status status = take_saved(); save_status_.ok()) save_status_ = std::move(status);
@@ -278,6 +283,7 @@ Status QemuGuest::resume() {
   if (++resumes_ % kDrainEvery == 0) {
     drain_general();
     placement_.stand_apart();
+    awake_.choose(placement_.main_processor());
   }
   return {};
 }

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <memory>
 
+#include "guest/awake_processor.h"
 #include "guest/guest.h"
 #include "guest/qemu/machine.h"
 #include "guest/qemu/placement.h"
@@ -77,6 +78,7 @@ class QemuGuest : public Guest {
   std::vector<int64_t> tracker_fdsets_;
   PausePriority priority_;  // while it is tracked
   Placement placement_;
+  AwakeProcessor awake_;
   int server_ = 0;  // thread; 0: nobody
   bool first_collect_ = false;
   PageSet populated_;

@@ -88,6 +88,7 @@ Status describe_own(const Definition& definition, const DriverOptions& options, 
     }
   }
   machine->save_path = save_path_beside(paths.monitor);
+  machine->awake_path = awake_path(definition, options);
   machine->own_files = {paths.monitor, paths.fast, machine->save_path};
   for (const NicEndpoint& nic : machine->nics) machine->own_files.push_back(nic.socket_path);
   return {};
@@ -225,6 +226,7 @@ Result<std::unique_ptr<Machine>> take_over(const Definition& definition, const D
   REMUSD_ASSIGN(machine->tracker, tracker_kind(options.tracker));
   REMUSD_ASSIGN(machine->general, Qmp::connect(definition.attach_qmp, timeout, timeout));
   machine->save_path = save_path_beside(definition.attach_qmp);
+  machine->awake_path = awake_path(definition, options);
   machine->own_files = {machine->save_path};
   REMUSD_ASSIGN(const int pid, machine->general->peer_pid());
   REMUSD_ASSIGN(machine->process, Process::adopt(pid));

@@ -31,6 +31,7 @@ struct Machine {
   std::vector<NicEndpoint> nics;
   std::vector<DiskEndpoint> disks;
   std::string save_path;               // of the pipe for device states, where QEMU can open it
+  std::string awake_path;              // of the record of the processor that pauses keep awake
   std::vector<std::string> own_files;  // sockets and pipes of ours, removed when the process has ended
   TrackerKind tracker = TrackerKind::automatic;
 

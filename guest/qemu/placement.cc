@@ -30,13 +30,35 @@ bool may_run_on(int thread, const cpu_set_t& processors) {
   return ::sched_setaffinity(thread, sizeof processors, &processors) == 0;
 }
 
+ScopedFd open_stat(int pid, int thread) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(thread) + "/stat";
+  return ScopedFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+/// The one on which the thread of this stat ran last, or -1.
+int processor_of(int stat) {
+  std::array<char, 1024> text{};
+  const ssize_t got = ::pread(stat, text.data(), text.size(), 0);
+  if (got <= 0) return -1;
+  std::string_view rest(text.data(), static_cast<size_t>(got));
+  rest.remove_prefix(std::min(rest.rfind(')') + 1, rest.size()));
+  for (int field = 0; field < kProcessorAfterName; ++field) {
+    const size_t space = rest.find(' ');
+    if (space == std::string_view::npos) return -1;
+    rest.remove_prefix(space + 1);
+  }
+  int processor = -1;
+  const auto parsed = std::from_chars(rest.data(), rest.data() + rest.size(), processor);
+  return parsed.ec == std::errc() ? processor : -1;
+}
+
 }  // namespace
 
 Placement::Placement(int pid, int server) : pid_(pid), server_(server) {
   const int thread = vcpu_thread(pid);
   if (thread == 0) return;
-  const std::string path = "/proc/" + std::to_string(pid) + "/task/" + std::to_string(thread) + "/stat";
-  vcpu_.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  vcpu_ = open_stat(pid, thread);
+  main_ = open_stat(pid, pid);
 }
 
 Placement::~Placement() {
@@ -59,25 +81,15 @@ Placement& Placement::operator=(Placement&& other) noexcept {
   std::swap(pid_, other.pid_);
   std::swap(server_, other.server_);
   std::swap(vcpu_, other.vcpu_);
+  std::swap(main_, other.main_);
   std::swap(threads_, other.threads_);
   std::swap(ours_, other.ours_);
   return *this;
 }
 
-int Placement::vcpu_processor() const {
-  std::array<char, 1024> text{};
-  const ssize_t got = ::pread(vcpu_.get(), text.data(), text.size(), 0);
-  if (got <= 0) return -1;
-  std::string_view rest(text.data(), static_cast<size_t>(got));
-  rest.remove_prefix(std::min(rest.rfind(')') + 1, rest.size()));
-  for (int field = 0; field < kProcessorAfterName; ++field) {
-    const size_t space = rest.find(' ');
-    if (space == std::string_view::npos) return -1;
-    rest.remove_prefix(space + 1);
-  }
-  int processor = -1;
-  const auto parsed = std::from_chars(rest.data(), rest.data() + rest.size(), processor);
-  return parsed.ec == std::errc() ? processor : -1;
+int Placement::main_processor() const {
+  const int processor = stands_apart() ? processor_of(main_.get()) : -1;
+  return processor == ours_ ? -1 : processor;
 }
 
 /// Where all of them may run by themselves.
@@ -101,7 +113,7 @@ bool Placement::remember() {
 
 void Placement::stand_apart() {
   if (!vcpu_) return;
-  const int processor = vcpu_processor();
+  const int processor = processor_of(vcpu_.get());
   if (processor < 0 || processor == ours_ || processor >= CPU_SETSIZE || !remember()) return;
   ours_ = -1;
   const Thread& epoch = threads_.back();

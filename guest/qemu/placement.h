@@ -32,18 +32,18 @@ class Placement {
   /// may use one processor only, or QEMU does not name its threads, all stays as it is.
   void stand_apart();
   bool stands_apart() const { return ours_ >= 0; }
+  /// Where QEMU's main thread ran last, apart from the epoch thread; -1: nowhere apart.
+  int main_processor() const;
 
  private:
   struct Thread {
     int id = 0;
     cpu_set_t allowed{};  // before
   };
-  /// The processor on which the vCPU ran last, or -1.
-  int vcpu_processor() const;
   bool remember();
 
   int pid_ = 0, server_ = 0;
-  ScopedFd vcpu_;                // its stat
+  ScopedFd vcpu_, main_;         // their stat
   std::vector<Thread> threads_;  // QEMU's, its server, and last the epoch thread
   int ours_ = -1;                // the epoch thread's processor
 };

@@ -120,7 +120,7 @@ class AsyncTracker final : public Tracker {
   /// table at most, whose lock the kernel takes.
   size_t divide() {
     const auto all = static_cast<uint64_t>(std::count(touched_.begin(), touched_.end(), 1));
-    const size_t parts = std::min(parts_for(all * kRegionBytes), parts_.size());
+    const size_t parts = std::clamp<size_t>(all * kRegionBytes / kPartBytes, 1, parts_.size());
     size_t at = 0;
     uint64_t passed = 0;
     for (size_t i = 0; i < parts; ++i) {
