@@ -13,10 +13,10 @@
 //
 // collect_dirty() and reading memory() are allowed in all, save() while running or standing. destroy() is
 // allowed always and is final. Threads: the capture calls (prepare_pause, pause, save, resume, halt, let_run,
-// collect_dirty, assume_written, start_tracking, stop_tracking, base_stream) are made by one thread at a time:
-// the epoch thread, or for it while it sleeps. facts(), memory(), destroy() and take_events() may be called
-// from any thread. A call that touches the hypervisor has a deadline of its own and returns timed_out or
-// unavailable rather than hang; after that the guest's state is unknown and only destroy() is allowed.
+// collect_dirty, assume_written, start_tracking, stop_tracking, base_stream) are made by one thread at a
+// time: the epoch thread, or for it while it sleeps. facts(), memory(), destroy() and take_events() may be
+// called from any thread. A call that touches the hypervisor has a deadline of its own and returns timed_out
+// or unavailable rather than hang; after that the guest's state is unknown and only destroy() is allowed.
 #pragma once
 
 #include <cstddef>
