@@ -130,12 +130,12 @@ void Capture::prepare() {
 std::optional<EpochReason> Capture::wait_due(uint64_t number) {
   std::unique_lock lock(mutex_);
   unprepared_ = number;
-  const auto reason = wait_due(number, lock);
+  const auto reason = sleep_until_due(number, lock);
   unprepared_ = 0;
   return reason;
 }
 
-std::optional<EpochReason> Capture::wait_due(uint64_t number, std::unique_lock<std::mutex>& lock) {
+std::optional<EpochReason> Capture::sleep_until_due(uint64_t number, std::unique_lock<std::mutex>& lock) {
   while (!stop_ && !last_) {
     std::optional<Time> output;
     if (output_epoch_ >= number) output = output_since_;

@@ -104,7 +104,7 @@ class Capture {
   Status take_device_state(EpochSlot* slot);
   void prepare();
   std::optional<EpochReason> wait_due(uint64_t number);
-  std::optional<EpochReason> wait_due(uint64_t number, std::unique_lock<std::mutex>& lock);
+  std::optional<EpochReason> sleep_until_due(uint64_t number, std::unique_lock<std::mutex>& lock);
   void on_output(uint64_t epoch);
   bool stop_asked();
   bool guest_goes_on();

@@ -2,9 +2,10 @@
 //
 // A running QEMU as a Guest (guest/guest.h has the contract and the states).
 //
-// The pause is three QMP commands: stop, xen-save-devices-state into a memfd of ours, cont. QEMU reads its
-// monitor byte by byte, so with a monitor of our own each command is sent ahead but for its last byte, while
-// nothing is paused or while the state is being saved; what the pause then costs is that one byte.
+// The pause is one QMP command, xen-save-devices-state into a pipe of ours: QEMU stops the guest, waits in it
+// for room in the pipe while pages are copied, and lets the guest run on. It reads its monitor byte by byte,
+// so with a monitor of our own the command is sent ahead but for its last byte; what the pause then costs is
+// that byte.
 #pragma once
 
 #include <atomic>
@@ -78,8 +79,8 @@ class QemuGuest : public Guest {
   std::vector<int64_t> tracker_fdsets_;
   PausePriority priority_;  // while it is tracked
   Placement placement_;
-  AwakeProcessor awake_;
-  int server_ = 0;  // thread; 0: nobody
+  AwakeProcessor awake_;  // held from the order to its answer
+  int server_ = 0;        // thread; 0: nobody
   bool first_collect_ = false;
   PageSet populated_;
 
