@@ -5,6 +5,7 @@
 
 #include <lz4.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -16,6 +17,9 @@ namespace {
 constexpr size_t kDiskHeadBytes = 8;
 // Below this lz4 costs more time than the bytes are worth.
 constexpr size_t kCompressFrom = 256;
+// Of a run, encoded apart from the rest of it; it stays in the processor's cache while it is.
+constexpr size_t kPieceBytes = 128u << 10;
+constexpr size_t kProbeFrom = 32u << 10, kProbeBytes = 8u << 10;
 
 Status bad(const std::string& why) {
   return {Code::corrupt, "DISK record: " + why};
@@ -90,40 +94,65 @@ constexpr const char* kNotARun = "does not decompress to its length";
 bool DiskBody::add(const DiskRun& run) {
   REMUSD_ASSERT(run.bytes > 0 && run.bytes <= kMaxDiskRunBytes, "the caller cuts changes into runs");
   REMUSD_ASSERT(run.encoding != DiskEncoding::lz4, "lz4 is ours to choose");
-  if (entries_.size() == kMaxDiskRunsPerFrame) return false;
-  const size_t used = kDiskHeadBytes + (entries_.size() + 1) * sizeof(DiskEntry) + payloads_.size();
+  const bool raw = run.encoding == DiskEncoding::raw;
+  const size_t pieces = raw ? (run.bytes + kPieceBytes - 1) / kPieceBytes : 1;
+  if (entries_.size() + pieces > kMaxDiskRunsPerFrame) return false;
+  const size_t used = kDiskHeadBytes + (entries_.size() + pieces) * sizeof(DiskEntry) + payloads_.size();
   // Told without looking at the data, so that a run is encoded once.
-  if (run.encoding == DiskEncoding::raw && used + run.bytes > kMaxBodyBytes) return false;
+  if (raw && used + run.bytes > kMaxBodyBytes) return false;
+  raw_bytes_ += run.bytes;
+  of_run_ = entries_.size();
+  if (!raw) {
+    add_entry(run, run.encoding, {});
+    return true;
+  }
+  REMUSD_ASSERT(run.data.size() == run.bytes, "a raw run brings its bytes");
+  for (size_t at = 0; at < run.bytes; at += kPieceBytes) {
+    DiskRun piece = run;
+    piece.offset = run.offset + at;
+    piece.bytes = static_cast<uint32_t>(std::min(run.bytes - at, kPieceBytes));
+    piece.data = run.data.subspan(at, piece.bytes);
+    add_piece(piece);
+  }
+  return true;
+}
 
+void DiskBody::add_piece(const DiskRun& piece) {
+  if (all_zero(piece.data)) return add_entry(piece, DiskEncoding::zero, {});
+  if (const View block = compressed(piece.data); !block.empty())
+    return add_entry(piece, DiskEncoding::lz4, block);
+  add_entry(piece, DiskEncoding::raw, piece.data);
+}
+
+/// Pieces of one run that are encoded alike, but for lz4's blocks, are one entry: one write at the backup.
+void DiskBody::add_entry(const DiskRun& run, DiskEncoding encoding, View payload) {
+  put_bytes(payload, &payloads_);
+  const auto payload_bytes = static_cast<uint32_t>(payload.size());
+  if (entries_.size() > of_run_ && encoding != DiskEncoding::lz4 &&
+      entries_.back().encoding == static_cast<uint8_t>(encoding)) {
+    entries_.back().bytes += run.bytes;
+    entries_.back().payload_bytes += payload_bytes;
+    return;
+  }
   DiskEntry entry;
   entry.offset = run.offset;
   entry.bytes = run.bytes;
+  entry.payload_bytes = payload_bytes;
   entry.disk = run.disk;
-  DiskEncoding encoding = run.encoding;
-  View payload;
-  if (encoding == DiskEncoding::raw) {
-    REMUSD_ASSERT(run.data.size() == run.bytes, "a raw run brings its bytes");
-    payload = run.data;
-    if (all_zero(run.data)) {
-      encoding = DiskEncoding::zero;
-      payload = {};
-    } else if (run.bytes >= kCompressFrom) {
-      scratch_.resize(run.bytes - run.bytes / 8);
-      const int size = LZ4_compress_default(reinterpret_cast<const char*>(run.data.data()),
-                                            reinterpret_cast<char*>(scratch_.data()),
-                                            static_cast<int>(run.bytes), static_cast<int>(scratch_.size()));
-      if (size > 0) {
-        encoding = DiskEncoding::lz4;
-        payload = View(scratch_).first(static_cast<size_t>(size));
-      }
-    }
-  }
   entry.encoding = static_cast<uint8_t>(encoding);
-  entry.payload_bytes = static_cast<uint32_t>(payload.size());
   entries_.push_back(entry);
-  put_bytes(payload, &payloads_);
-  raw_bytes_ += run.bytes;
-  return true;
+}
+
+/// As a block in scratch_; empty when it is not worth it. What lz4 finds little in costs it the most time: of
+/// a large piece it is shown the beginning first.
+View DiskBody::compressed(View data) {
+  if (data.size() < kCompressFrom) return {};
+  if (data.size() >= kProbeFrom && compressed(data.first(kProbeBytes)).empty()) return {};
+  scratch_.resize(data.size() - data.size() / 8);
+  const int size = LZ4_compress_default(reinterpret_cast<const char*>(data.data()),
+                                        reinterpret_cast<char*>(scratch_.data()),
+                                        static_cast<int>(data.size()), static_cast<int>(scratch_.size()));
+  return View(scratch_).first(static_cast<size_t>(size));
 }
 
 void DiskBody::take(Bytes* out) {

@@ -1,7 +1,8 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
-// DISK bodies: runs of bytes that an epoch changes on the guest's disks, to bytes and back. A run of zeros
-// costs its table entry only; what lz4 does not make an eighth smaller goes raw. FORMAT.md has the diagram.
+// DISK bodies: runs of bytes that an epoch changes on the guest's disks, to bytes and back. A run is encoded
+// piece by piece: zeros cost a table entry only, and what lz4 does not make an eighth smaller goes raw.
+// FORMAT.md has the diagram.
 #pragma once
 
 #include <cstddef>
@@ -40,8 +41,9 @@ struct DiskRun {
 /// Collects runs into one body.
 class DiskBody {
  public:
-  /// Takes a run (zero, raw or hole; raw may become zero or lz4) at the end. False: the body is full, the run
-  /// was not taken. Its data is encoded here and not kept. REQUIRES: 1 <= bytes <= kMaxDiskRunBytes.
+  /// Takes a run (zero, raw or hole; the pieces of raw may become zero or lz4) at the end. False: the body is
+  /// full, the run was not taken. Its data is encoded here and not kept.
+  /// REQUIRES: 1 <= bytes <= kMaxDiskRunBytes.
   bool add(const DiskRun& run);
   bool empty() const { return entries_.empty(); }
   /// Appends the body and begins the next one. REQUIRES: !empty().
@@ -50,7 +52,12 @@ class DiskBody {
   uint64_t raw_bytes() const { return raw_bytes_; }
 
  private:
+  void add_entry(const DiskRun& run, DiskEncoding encoding, View payload);
+  void add_piece(const DiskRun& piece);
+  View compressed(View data);
+
   std::vector<DiskEntry> entries_;
+  size_t of_run_ = 0;  // entries before those of the run that is being added
   Bytes payloads_;
   Bytes scratch_;
   uint64_t raw_bytes_ = 0;

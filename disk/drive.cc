@@ -121,9 +121,9 @@ void Drive::change(Job* job) {
 
 /// False: it is the ring's, or what is left of it.
 bool Drive::write_directly(Job* job) {
-  // Of several, some are better made by another thread while this one takes more from the socket.
-  const bool lone = job->request.bytes <= kSmallBytes && owner_->one_job();
-  if (!in_memory_ && !(lone && prompt_writes_.expected())) return false;
+  // A large one is better made by another thread while this one takes more from the socket.
+  const bool small = job->request.bytes <= kSmallBytes;
+  if (!in_memory_ && !(small && prompt_writes_.expected())) return false;
   const Promptness::Watch watch(&prompt_writes_);
   while (job->done < job->request.bytes) {
     const ssize_t put = ::pwrite(file_.fd(), job->content.data() + job->done, job->request.bytes - job->done,
