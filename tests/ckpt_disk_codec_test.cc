@@ -2,9 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <random>
+#include <utility>
+#include <vector>
 
 #include "ckpt/disk_codec.h"
 #include "ckpt/wire.h"
@@ -100,8 +103,48 @@ TEST(DiskCodec, ABodyIsFullBeforeItIsLargerThanAFrame) {
   ASSERT_OK(check(out));
 
   uint32_t runs = 0;
-  while (body.add({0, runs * 512, 512, DiskEncoding::hole, {}})) ++runs;
+  const auto add_hole = [&] { return body.add({0, runs * 512, 512, DiskEncoding::hole, {}}); };
+  for (; runs < kMaxDiskRunsPerFrame - 7; ++runs) ASSERT_TRUE(add_hole());
+  EXPECT_FALSE(body.add({0, 0, kMaxDiskRunBytes, DiskEncoding::raw, random})) << "it may become 8 entries";
+  while (add_hole()) ++runs;
   EXPECT_EQ(runs, kMaxDiskRunsPerFrame);
+}
+
+TEST(DiskCodec, ALongRunIsEncodedPieceByPiece) {
+  constexpr uint32_t kPiece = 128u << 10;
+  const Bytes random = noise(kPiece), zeros(kPiece), text(kPiece, std::byte{'a'});
+  Bytes data;
+  for (const Bytes* piece : {&random, &random, &zeros, &zeros, &text, &random}) put_bytes(*piece, &data);
+  put_bytes(View(text).first(100), &data);
+  const Bytes out = body_of({0, 512, static_cast<uint32_t>(data.size()), DiskEncoding::raw, data});
+  EXPECT_LT(out.size(), 3 * kPiece + 2000);
+
+  Bytes decoded(512);
+  std::vector<std::pair<DiskEncoding, uint32_t>> seen;
+  ASSERT_OK(check(out));
+  ASSERT_OK(verify_disk(out));
+  ASSERT_OK(apply_disk(out, [&](const DiskRun& run) -> Status {
+    EXPECT_EQ(run.offset, decoded.size());
+    seen.emplace_back(run.encoding, run.bytes);
+    if (run.encoding == DiskEncoding::raw)
+      put_bytes(run.data, &decoded);
+    else
+      decoded.resize(decoded.size() + run.bytes);
+    return {};
+  }));
+  // Alike neighbours are one entry; lz4 comes out of it as raw.
+  EXPECT_THAT(seen, testing::ElementsAre(
+                        std::pair(DiskEncoding::raw, 2 * kPiece), std::pair(DiskEncoding::zero, 2 * kPiece),
+                        std::pair(DiskEncoding::raw, kPiece), std::pair(DiskEncoding::raw, kPiece + 100)));
+  EXPECT_TRUE(std::equal(data.begin(), data.end(), decoded.begin() + 512, decoded.end()));
+}
+
+TEST(DiskCodec, APieceThatBeginsWithNoiseGoesAsItIs) {
+  Bytes data = noise(128u << 10);
+  std::fill(data.begin() + (64 << 10), data.end(), std::byte{'a'});
+  EXPECT_GT(body_of({0, 0, 128u << 10, DiskEncoding::raw, data}).size(), data.size()) << "lz4 is not asked";
+  std::reverse(data.begin(), data.end());
+  EXPECT_LT(body_of({0, 0, 128u << 10, DiskEncoding::raw, data}).size(), (64u << 10) + 1000);
 }
 
 TEST(DiskCodec, AFailureOfTheDiskStopsAndIsHandedOn) {
