@@ -42,6 +42,10 @@ void Job::completed(int result) {
 Drive::Drive(const LocalFile& file, OperationRing* ring, Owner* owner)
     : file_(file), ring_(ring), owner_(owner), in_memory_(lies_in_memory(file.fd())) {}
 
+bool Drive::pass(const nbd::Request& request, PagePipe* pages) const {
+  return request.bytes >= kSmallBytes && pages->fill(file_.fd(), request.offset, request.bytes);
+}
+
 void Drive::read(Job* job) {
   const auto place = static_cast<off_t>(job->request.offset);
   if (cache_reads_) {
@@ -121,9 +125,7 @@ void Drive::change(Job* job) {
 
 /// False: it is the ring's, or what is left of it.
 bool Drive::write_directly(Job* job) {
-  // A large one is better made by another thread while this one takes more from the socket.
-  const bool small = job->request.bytes <= kSmallBytes;
-  if (!in_memory_ && !(small && prompt_writes_.expected())) return false;
+  if (job->request.bytes > kSmallBytes || !(in_memory_ || prompt_writes_.expected())) return false;
   const Promptness::Watch watch(&prompt_writes_);
   while (job->done < job->request.bytes) {
     const ssize_t put = ::pwrite(file_.fd(), job->content.data() + job->done, job->request.bytes - job->done,

@@ -10,9 +10,10 @@
 // pause.
 //
 // What may wait for a device is given to the ring, which hands it to a thread where a file system cannot do
-// it otherwise. What only might is done here, as long as it turns out not to (promptness.h), for a client
-// that does nothing else meanwhile: its flush, and its small write, which ends in the page cache. Reads are
-// first tried in the page cache, and files that lie in memory (tmpfs) are always read and written directly.
+// it otherwise. What only might is done here, as long as it turns out not to (promptness.h): a small write,
+// which ends in the page cache, and the flush of a client that does nothing else meanwhile. A large write is
+// copied by another thread while this one takes more from the socket. Reads are first tried in the page
+// cache; what that has of a large one leaves it without a copy (page_pipe.h).
 //
 // A client that has flushed each of its last single writes will flush the next one: that is made good while
 // the client is still busy with the answer (sync_ahead), and its flush finds nothing left to do.
@@ -24,6 +25,7 @@
 #include "disk/job.h"
 #include "disk/local_file.h"
 #include "disk/operation.h"
+#include "disk/page_pipe.h"
 #include "disk/promptness.h"
 
 namespace remusd::disk {
@@ -50,6 +52,8 @@ class Drive {
   /// All that was made is on the medium.
   bool clean() const { return !broken_ && made_ == made_good_; }
 
+  /// Whether all of a large read went from the page cache to `pages` as it is. If not, read() does it.
+  bool pass(const nbd::Request& request, PagePipe* pages) const;
   /// Each ends in Owner::done(), perhaps before it returns.
   void read(Job* job);
   void change(Job* job);

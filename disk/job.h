@@ -30,6 +30,7 @@ struct Job final : Operation, ChangeOrder::Entry {
   Buffer content;            // of a write, or for the answer
   uint32_t done = 0;         // bytes of it
   uint32_t reply_bytes = 0;  // of the content, that follow the head
+  bool in_pipe = false;      // they are in the connection's pipe instead
   Way way = Way::write;
   uint64_t sequence = 0;          // of a change that the observer was told of
   std::unique_ptr<KeptRun> kept;  // of a read or a block status, to be laid over what the file has

@@ -1,6 +1,8 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 #include "disk/nbd_connection.h"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -64,7 +66,8 @@ void Connection::settle() {
   for (;;) {
     // Large answers leave before more is read: they are in the processor's cache still.
     bool taken = true;
-    while (!closing_ && !receiving_ && taken && unsent_bytes_ < kGatheredBytes) taken = take_one();
+    while (!closing_ && !receiving_ && taken && unsent_bytes_ < kGatheredBytes && pages_.bytes() == 0)
+      taken = take_one();
     if (!sending_) send();
     if (closing_ || receiving_ || sending_) break;
     // What has left makes room on this connection for requests that were received already.
@@ -207,18 +210,13 @@ void Connection::drop(Job* job) {
 }
 
 void Connection::send() {
-  while (!broken_ && (out_first_ < out_.size() || gather())) {
-    send_.msg_iov = out_.data() + out_first_;
-    send_.msg_iovlen = out_.size() - out_first_;
+  while (!broken_ && (out_first_ < out_.size() || leaving_ > 0 || gather())) {
     // Mostly the socket has room, and then this is all. What it has no room for waits in the ring.
-    const ssize_t put = ::sendmsg(socket_.get(), &send_, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t put = send_now();
     if (put > 0) {
       advance(static_cast<size_t>(put));
     } else if (put < 0 && errno == EAGAIN) {
-      sending_ = true;
-      return ring_->start(&send_operation_, [&](io_uring_sqe* entry) {
-        io_uring_prep_sendmsg(entry, socket_.get(), &send_, MSG_NOSIGNAL | MSG_WAITALL);
-      });
+      return send_later();
     } else if (put == 0 || errno != EINTR) {
       fail();
     }
@@ -226,12 +224,29 @@ void Connection::send() {
   if (broken_) drop_answers();
 }
 
+ssize_t Connection::send_now() {
+  if (sends_pages()) return pages_.move_to(socket_.get());
+  send_.msg_iov = out_.data() + out_first_;
+  send_.msg_iovlen = out_.size() - out_first_;
+  return ::sendmsg(socket_.get(), &send_, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+void Connection::send_later() {
+  sending_ = true;
+  ring_->start(&send_operation_, [&](io_uring_sqe* entry) {
+    if (sends_pages())
+      io_uring_prep_poll_add(entry, socket_.get(), POLLOUT);
+    else
+      io_uring_prep_sendmsg(entry, socket_.get(), &send_, MSG_NOSIGNAL | MSG_WAITALL);
+  });
+}
+
 void Connection::sent(int result) {
   sending_ = false;
   owner_->touched(this);
   if (result == -EINTR || result == -EAGAIN) return;
   if (result <= 0) return fail();
-  advance(static_cast<size_t>(result));
+  if (!sends_pages()) advance(static_cast<size_t>(result));  // else there is room for them
 }
 
 bool Connection::gather() {
@@ -247,21 +262,27 @@ bool Connection::gather() {
        ++leaving_) {
     const Job& job = *answers_[leaving_];
     out_.push_back(piece(job.head.bytes()));
+    if (job.in_pipe) {  // It follows what is gathered.
+      ++leaving_;
+      break;
+    }
     if (job.reply_bytes > 0) out_.push_back({job.content.data(), job.reply_bytes});
     bytes += job.reply_bytes;
   }
   return !out_.empty();
 }
 
+/// `bytes` more have left, of `out_` or, behind it, of `pages_`.
 void Connection::advance(size_t bytes) {
-  while (bytes > 0) {
+  while (bytes > 0 && out_first_ < out_.size()) {
     iovec& first = out_[out_first_];
     const size_t now = std::min(bytes, first.iov_len);
     first = {static_cast<std::byte*>(first.iov_base) + now, first.iov_len - now};
     bytes -= now;
     if (first.iov_len == 0) ++out_first_;
   }
-  if (out_first_ < out_.size()) return;
+  if (out_first_ < out_.size() || (leaving_ > 0 && answers_[leaving_ - 1]->in_pipe && pages_.bytes() > 0))
+    return;
   for (size_t i = 0; i < leaving_; ++i) {
     unsent_bytes_ -= answers_[i]->reply_bytes;
     drop(answers_[i]);

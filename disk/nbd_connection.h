@@ -20,6 +20,7 @@
 #include "disk/nbd_negotiation.h"
 #include "disk/nbd_request.h"
 #include "disk/operation.h"
+#include "disk/page_pipe.h"
 
 namespace remusd::disk {
 
@@ -49,6 +50,8 @@ class Connection {
   Drive* drive() const { return drive_; }
   DiskTally& tally() const { return *tally_; }
   const nbd::Terms& terms() const { return terms_; }
+  /// The content of one answer, filled just before it is given.
+  PagePipe& pages() { return pages_; }
   void answer(Job* job, nbd::Error error);
   void drop(Job* job);
   /// At the end of a turn: takes up requests where it had to stop, sends what has gathered, reads on.
@@ -69,6 +72,9 @@ class Connection {
   bool take_content();
   bool begin_request();
   void send();
+  bool sends_pages() const { return out_first_ == out_.size(); }
+  ssize_t send_now();
+  void send_later();
   bool gather();
   void advance(size_t bytes);
   void fail();
@@ -100,8 +106,9 @@ class Connection {
   std::vector<Job*> answers_;             // in the order in which they leave
   size_t leaving_ = 0;                    // of them, in `out_`
   size_t unsent_bytes_ = 0;               // their content
-  std::vector<iovec> out_;
+  std::vector<iovec> out_;                // and behind it, where the last answer is that, what is in `pages_`
   size_t out_first_ = 0;
+  PagePipe pages_;
   msghdr send_{};
   Calls<Connection, &Connection::sent> send_operation_{this};
 };

@@ -26,7 +26,9 @@ void Dispatcher::carry_out(Job* job) {
     case Command::read:
       count_more(&tally.reads);
       count_more(&tally.read_bytes, bytes);
-      return look_at_kept(job) ? done(job, 0) : drive.read(job);
+      if (look_at_kept(job)) return done(job, 0);
+      job->in_pipe = job->kept == nullptr && drive.pass(job->request, &job->connection->pages());
+      return job->in_pipe ? done(job, 0) : drive.read(job);
     case Command::write:
       count_more(&tally.writes);
       count_more(&tally.written_bytes, bytes);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstring>
 #include <deque>
 #include <future>
@@ -192,6 +193,10 @@ DiskCounters Server::Loop::counters(size_t disk) const {
 void Server::Loop::run(std::promise<Status>* started) {
   thread_id_ = ::gettid();
   begin_thread("disk", Urgency::urgent);  // The guest waits for it, and in a pause so does the hypervisor.
+  sigset_t gone;
+  ::sigemptyset(&gone);
+  ::sigaddset(&gone, SIGPIPE);  // A client that went away is told by the socket.
+  ::pthread_sigmask(SIG_BLOCK, &gone, nullptr);
   Status status = begin();
   const bool serving = status.ok();
   started->set_value(std::move(status));
@@ -345,6 +350,7 @@ Job* Server::Loop::admit(Connection* connection, const nbd::Request& request, si
   job->drive = connection->drive();
   job->request = request;
   job->done = job->reply_bytes = 0;
+  job->in_pipe = false;
   if (content > 0) job->content = pool_.take(content);
   connection->tally().in_flight.fetch_add(1, kRelaxed);
   return job;

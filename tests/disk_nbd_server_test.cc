@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <functional>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -193,6 +195,44 @@ TEST_F(NbdServer, AnswersThatNobodyTakesHoldTheServersReadingUp) {
   EXPECT_EQ(other->read_now(0, 4096), filled(4096, 0));
   EXPECT_LT(counters().in_flight, kMany);
   for (size_t i = 0; i < kMany; ++i) EXPECT_EQ(client->answer().content.size(), 1u << 20);
+}
+
+TEST_F(NbdServer, ReadsOfEverySizeAreAnsweredRightAtOnce) {
+  serve();
+  const auto client = connect(), other = connect();
+  Bytes data(4u << 20);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = std::byte(i * 31 + (i >> 12));
+  EXPECT_EQ(client->write_now(0, data), Error::none);
+  // Large ones leave the page cache without a copy, small ones and those that do not begin with a page do
+  // not.
+  constexpr uint32_t kReads[] = {1 << 20, 512, 128 << 10, 4096, (1 << 20) - 1, 64 << 10, 2 << 20, 200000};
+  constexpr size_t kMany = 64;
+  const auto place = [](uint64_t i) { return (i % 5) * (300u << 10) + (i % 3 == 2 ? 512 : 0); };
+  for (uint64_t i = 0; i < kMany; ++i) client->ask(Command::read, i, place(i), kReads[i % std::size(kReads)]);
+  EXPECT_EQ(other->read_now(0, 1 << 20), Bytes(data.begin(), data.begin() + (1 << 20)))
+      << "while the answers of one connection wait";
+  for (size_t i = 0; i < kMany; ++i) {
+    const auto answer = client->answer();
+    EXPECT_EQ(answer.error, Error::none);
+    EXPECT_TRUE(std::equal(answer.content.begin(), answer.content.end(),
+                           data.begin() + static_cast<ptrdiff_t>(place(answer.cookie))))
+        << answer.cookie;
+  }
+  EXPECT_EQ(counters().reads, kMany + 1);
+}
+
+TEST_F(NbdServer, AClientMayVanishWithLargeAnswersOnTheirWay) {
+  serve();
+  const auto other = connect();
+  EXPECT_EQ(other->write_now(0, filled(4 << 20, 6)), Error::none);
+  for (const size_t taken : {0u, 10u, 300u << 10}) {
+    const auto client = connect();
+    for (uint64_t i = 0; i < 20; ++i) client->ask(Command::read, i, 0, 1 << 20);
+    EXPECT_EQ(client->receive(taken).size(), taken);
+    client->close();
+    EXPECT_TRUE(eventually([&] { return counters().connections == 1 && counters().in_flight == 0; }));
+  }
+  EXPECT_EQ(other->read_now(0, 1 << 20), filled(1 << 20, 6));
 }
 
 TEST_F(NbdServer, NonsenseEndsTheConnectionAlone) {
