@@ -66,8 +66,7 @@ void Connection::settle() {
   for (;;) {
     // Large answers leave before more is read: they are in the processor's cache still.
     bool taken = true;
-    while (!closing_ && !receiving_ && taken && unsent_bytes_ < kGatheredBytes && pages_.bytes() == 0)
-      taken = take_one();
+    while (!closing_ && !receiving_ && taken && !answers_first()) taken = take_one();
     if (!sending_) send();
     if (closing_ || receiving_ || sending_) break;
     // What has left makes room on this connection for requests that were received already.
@@ -75,9 +74,14 @@ void Connection::settle() {
   }
   if (closing_) {
     if (incoming_ != nullptr && !receiving_) drop(std::exchange(incoming_, nullptr));
-  } else if (!receiving_ && !full_ && !waits_for_room && unsent_bytes_ < kGatheredBytes) {
+  } else if (!receiving_ && !full_ && !waits_for_room && !answers_first()) {
     receive();
   }
+}
+
+/// Nothing is taken or received before more has left.
+bool Connection::answers_first() const {
+  return unsent_bytes_ >= kGatheredBytes || pages_.bytes() > 0;
 }
 
 // ---- Requests

@@ -67,6 +67,7 @@ class Connection {
   void received(int result);
   void sent(int result);
   void receive();
+  bool answers_first() const;
   // Each: false when it needs more bytes, or room.
   bool take_one();
   bool take_content();

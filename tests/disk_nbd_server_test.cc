@@ -1,6 +1,7 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // The server by what its clients see. What it promises its observer: disk_nbd_observer_test.cc.
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -219,6 +220,33 @@ TEST_F(NbdServer, ReadsOfEverySizeAreAnsweredRightAtOnce) {
         << answer.cookie;
   }
   EXPECT_EQ(counters().reads, kMany + 1);
+}
+
+TEST_F(NbdServer, RequestsThatCameTogetherAreAllAnsweredHoweverLateTheirAnswersAreTaken) {
+  serve();
+  const auto client = connect();
+  constexpr uint32_t kSize = 128 << 10;
+  constexpr uint64_t kMany = 16;
+  Bytes heads;
+  for (uint64_t i = 0; i < kMany; ++i) {
+    EXPECT_EQ(client->write_now(i * kSize, filled(kSize, static_cast<unsigned>(i))), Error::none);
+    nbd::RequestHead head;
+    head.type = static_cast<uint16_t>(Command::read);
+    head.cookie = i;
+    head.offset = i * kSize;
+    head.bytes = kSize;
+    nbd::put(head, &heads);
+  }
+  client->send(heads.data(), heads.size());
+  const auto waiting = [&] {
+    int bytes = 0;
+    return ::ioctl(client->fd(), FIONREAD, &bytes) == 0 ? static_cast<uint32_t>(bytes) : 0;
+  };
+  EXPECT_TRUE(eventually([&] { return waiting() > kSize && counters().in_flight == 1; })) << "it is full";
+  for (uint64_t i = 0; i < kMany; ++i) {
+    EXPECT_EQ(client->receive(sizeof(nbd::SimpleReply)).size(), sizeof(nbd::SimpleReply));
+    EXPECT_EQ(client->receive(kSize), filled(kSize, static_cast<unsigned>(i))) << i;
+  }
 }
 
 TEST_F(NbdServer, AClientMayVanishWithLargeAnswersOnTheirWay) {
