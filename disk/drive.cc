@@ -42,8 +42,10 @@ void Job::completed(int result) {
 Drive::Drive(const LocalFile& file, OperationRing* ring, Owner* owner)
     : file_(file), ring_(ring), owner_(owner), in_memory_(lies_in_memory(file.fd())) {}
 
-bool Drive::pass(const nbd::Request& request, PagePipe* pages) const {
-  return request.bytes >= kSmallBytes && pages->fill(file_.fd(), request.offset, request.bytes);
+bool Drive::pass(const nbd::Request& request, PagePipe* pages) {
+  if (request.bytes < kSmallBytes || !prompt_passes_.expected()) return false;
+  const Promptness::Watch watch(&prompt_passes_);  // It waits for pages that are being read.
+  return pages->fill(file_.fd(), request.offset, request.bytes);
 }
 
 void Drive::read(Job* job) {

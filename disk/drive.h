@@ -53,7 +53,7 @@ class Drive {
   bool clean() const { return !broken_ && made_ == made_good_; }
 
   /// Whether all of a large read went from the page cache to `pages` as it is. If not, read() does it.
-  bool pass(const nbd::Request& request, PagePipe* pages) const;
+  bool pass(const nbd::Request& request, PagePipe* pages);
   /// Each ends in Owner::done(), perhaps before it returns.
   void read(Job* job);
   void change(Job* job);
@@ -100,7 +100,7 @@ class Drive {
   OperationRing* ring_;
   Owner* owner_;
   bool in_memory_ = false, cache_reads_ = true, broken_ = false, syncing_ = false;
-  Promptness prompt_writes_, prompt_syncs_;
+  Promptness prompt_passes_, prompt_writes_, prompt_syncs_;
   unsigned changes_since_flush_ = 0, flushed_singly_ = 0;
   ChangeOrder order_;
   std::vector<ChangeOrder::Entry*> ready_;

@@ -72,7 +72,7 @@ bool PagePipe::fill(int file, uint64_t offset, size_t bytes) {
     const ssize_t got = ::splice(file, &at, in_.get(), nullptr, bytes - bytes_, SPLICE_F_NONBLOCK);
     if (got <= 0) {
       // The file has become shorter, or cannot be read: who reads it finds out. Half of it is not passed on.
-      unable_ = unable_ || errno == EINVAL;
+      if (got < 0 && errno == EINVAL) unable_ = true;
       in_.reset();
       bytes_ = 0;
       return false;

@@ -21,7 +21,8 @@ class PagePipe {
   static constexpr size_t kPageBytes = 4096, kMostBytes = size_t{1} << 20;
 
   /// Takes a run of a file. False: it has taken nothing, because it is not empty, the run is longer than
-  /// kMostBytes or does not begin with a page, or not all of it is cached: nothing here waits for a device.
+  /// kMostBytes or does not begin with a page, or not all of it is cached. A page that is just being read
+  /// counts as cached, and is waited for.
   bool fill(int file, uint64_t offset, size_t bytes);
   size_t bytes() const { return bytes_; }
   /// Moves to a stream socket what that takes without waiting. As send(): how much, or -1 and errno.
