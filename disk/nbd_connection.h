@@ -1,7 +1,8 @@
 // Copyright the remusd authors. SPDX-License-Identifier: Apache-2.0
 //
 // One connection of an NBD client. Requests are taken from a buffer that each receive fills as far as it
-// goes, and handed to the owner; answers gather and leave together.
+// goes, and handed to the owner; answers gather and leave together, but for one whose content is in the pipe:
+// that leaves alone, and before anything else is taken.
 //
 //   reading --DISC, end, error, end()--> closing --no job, nothing under way--> finished
 //

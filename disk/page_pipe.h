@@ -4,7 +4,8 @@
 // What is written there before the peer has received it may be what it receives, as for any two requests of
 // which neither waits for the other.
 //
-// It needs a kernel that tells what is cached (cachestat, 6.5); elsewhere it takes nothing. Not thread-safe.
+// It needs a kernel that tells what is cached (cachestat, 6.5); elsewhere it takes nothing. Its descriptors
+// are its own, from the first run that it takes on; files and sockets are its caller's. Not thread-safe.
 #pragma once
 
 #include <sys/types.h>

@@ -204,8 +204,7 @@ TEST_F(NbdServer, ReadsOfEverySizeAreAnsweredRightAtOnce) {
   Bytes data(4u << 20);
   for (size_t i = 0; i < data.size(); ++i) data[i] = std::byte(i * 31 + (i >> 12));
   EXPECT_EQ(client->write_now(0, data), Error::none);
-  // Large ones leave the page cache without a copy, small ones and those that do not begin with a page do
-  // not.
+  // Large ones that begin with a page leave the page cache without a copy, the others do not.
   constexpr uint32_t kReads[] = {1 << 20, 512, 128 << 10, 4096, (1 << 20) - 1, 64 << 10, 2 << 20, 200000};
   constexpr size_t kMany = 64;
   const auto place = [](uint64_t i) { return (i % 5) * (300u << 10) + (i % 3 == 2 ? 512 : 0); };
